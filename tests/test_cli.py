@@ -1,0 +1,116 @@
+"""The command line end to end on own clips, its help, its mistakes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidlib import settings, video
+from vidlib.catalog import Clip
+from vidlib.cli import main
+from vidlib.settings import PretrainConfig, TrainConfig
+
+TINY = ["--steps=3", "--batch-clips=4", "--size=32"]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with six own clips of two actions, flat and in folders, no val."""
+    monkeypatch.setenv("VIDLIB_DATA", str(tmp_path))
+    rng = np.random.default_rng(0)
+    raw = tmp_path / "raw_videos" / "train"
+    for i, name in enumerate(["waving/a", "waving/b", "waving/c", "clapping_1", "clapping_2",
+                              "clapping_3"]):  # fmt: skip
+        frames = rng.integers(0, 255, (15, 48, 64, 3), np.uint8)
+        frames[:, 10 + i : 20 + i] = 30
+        path = raw / f"{name}.webm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        video.write_video(path, frames, 10)
+    return tmp_path
+
+
+def test_own_clips_from_pretraining_to_prediction(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own / "raw_videos" / "train" / "broken.mp4").write_bytes(b"no video")
+    assert main(["inspect"]) == 0
+    out = capsys.readouterr().out
+    assert "skipped:" in out and "broken.mp4" in out and "6 of your own" in out
+    assert main(["pretrain", *TINY]) == 0
+    assert settings.encoder_path().is_file()
+    assert main(["train", "--epochs=2"]) == 0
+    assert "confusion" in capsys.readouterr().out
+    assert main(["embed"]) == 0
+    kept = np.load(own / "results" / "features.npz")
+    assert kept["pooled"].shape == (6, 1024) and (own / "results" / "features.png").is_file()
+    assert main(["evaluate", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["accuracy"] <= 1
+
+    one = own / "raw_videos" / "train" / "waving" / "a.webm"
+    assert main(["predict", str(one)]) == 0
+    assert "your own weights" in capsys.readouterr().out
+    assert main(["predict", "--json", str(one)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert set(answer["probabilities"]) == {"waving", "clapping"} and answer["timeline"]
+    assert main(["predict", "--json", str(one), str(own / "raw_videos")]) == 2  # one is broken
+    both = capsys.readouterr()
+    assert len(json.loads(both.out)) == 7 and "broken.mp4" in both.err
+
+
+def test_leave_one_person_out_runs_whole(
+    quick_clips: Sequence[Clip], own_data_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--source=studio", "--protocol=leave-one-person-out", "--train-epochs=1", *TINY]
+    assert main(["evaluate", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert out.count("seed 0, without") >= 4  # the quick data's people
+    for line in ("pretrained  transformer", "untrained   transformer"):
+        assert line in out
+    assert out.count("confusion") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["predict", "no/such/file.mp4"], "no/such/file.mp4"),
+        (["--profile", "huge", "doctor"], "quick, standard, full"),
+        (["inspect", "--data", "no/such/folder"], "no/such/folder"),
+        (["train", "--encoder", "none.pth"], "vidlib pretrain"),
+        (["pretrain", "--device", "tpu9"], "tpu9"),
+    ],
+)
+def test_mistakes_exit_2_with_one_line(
+    arguments: list[str], says: str, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    err = capsys.readouterr().err.strip()
+    assert code == 2 and says in err
+    assert "Traceback" not in err and len(err.splitlines()) == 1, err
+
+
+@pytest.mark.parametrize(("command", "config"), [("pretrain", PretrainConfig),
+                                                 ("train", TrainConfig)])  # fmt: skip
+def test_every_parameter_is_an_option_with_its_default(
+    command: str, config: type, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0
+    for f in fields(config):
+        assert "--" + f.name.replace("_", "-") in out, f.name
+    assert out.count("(default:") >= len(fields(config))
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from vidlib.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass"
+    code += "\nassert 'torch' not in sys.modules and 'cv2' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

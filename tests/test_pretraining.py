@@ -1,0 +1,131 @@
+"""Pre-training on the quick data: determinism, resume, collapse, and what it refuses."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidlib import checkpoints, pretraining
+from vidlib.catalog import Clip
+from vidlib.loop import Interrupted
+from vidlib.pretraining import Collapsed, pretrain
+from vidlib.settings import PretrainConfig, UserError, profile
+
+# small pictures: what is tested here does not depend on their size
+TINY = PretrainConfig.of(profile("quick"), size=32, steps=5, batch_clips=4, frames_per_clip=2)
+CPU = torch.device("cpu")
+
+
+def weights(encoder: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([v.flatten().float() for v in encoder.state_dict().values()])
+
+
+def test_two_runs_with_one_seed_are_identical_and_another_seed_differs(
+    quick_clips: Sequence[Clip],
+) -> None:
+    a, history = pretrain(quick_clips, TINY, device=CPU, progress=False)
+    b, _ = pretrain(quick_clips, TINY, device=CPU, progress=False)
+    c, _ = pretrain(quick_clips, replace(TINY, seed=1), device=CPU, progress=False)
+    assert torch.equal(weights(a), weights(b))
+    assert not torch.equal(weights(a), weights(c))
+    assert [r["step"] for r in history] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_resumed_run_equals_one_never_interrupted(
+    quick_clips: Sequence[Clip], tmp_path: Path, stop: int
+) -> None:
+    whole, expected = pretrain(quick_clips, TINY, device=CPU, progress=False)
+    out = tmp_path / "encoder.pth"
+    with pytest.raises(Interrupted, match=f"after step {stop} of 5: saved"):
+        pretrain(quick_clips, TINY, out, CPU, stop_at=stop, progress=False)
+    assert not out.exists()
+    resumed, history = pretrain(quick_clips, TINY, out, CPU, progress=False)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert [r["loss"] for r in history] == [r["loss"] for r in expected]
+    assert [p.name for p in tmp_path.iterdir()] == ["encoder.pth"]  # nothing left over
+
+
+def test_a_finished_run_is_loaded_and_a_changed_one_is_made_again(
+    quick_clips: Sequence[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "encoder.pth"
+    first, _ = pretrain(quick_clips, TINY, out, CPU, progress=False)
+    steps: list[float] = []
+    again, _ = pretrain(
+        quick_clips, TINY, out, CPU, on_step=lambda r: steps.append(r["step"]), progress=False
+    )
+    assert torch.equal(weights(first), weights(again)) and not steps
+    pretrain(quick_clips[1:], TINY, out, CPU, lambda r: steps.append(r["step"]), progress=False)
+    assert len(steps) == 5  # other clips, another key
+    pretrain(quick_clips[1:], replace(TINY, steps=2), out, CPU, progress=False)
+    assert len(checkpoints.load_encoder(out)[1]["history"]) == 2
+
+
+def test_without_stop_gradient_the_outputs_collapse_and_with_it_they_do_not(
+    quick_clips: Sequence[Clip],
+) -> None:
+    """The paper's figure 2, on single frames as there. `output_norm` is off in both runs: with it
+    a collapsed batch ends as two points instead of one (see `SimSiam`)."""
+    config = PretrainConfig.of(
+        profile("quick"), size=32, steps=60, batch_clips=64, frames_per_clip=1, lr=0.4,
+        center=False, background="none", output_norm=False,
+    )  # fmt: skip
+    healthy = pretrain(quick_clips, config, device=CPU, progress=False)[1]
+    collapsed = pretrain(
+        quick_clips, replace(config, stop_gradient=False), device=CPU, progress=False
+    )[1]
+    assert min(r["collapse"] for r in healthy) > 0.5
+    assert collapsed[-1]["collapse"] < 0.2
+    assert collapsed[-1]["loss"] < healthy[-1]["loss"]  # the lower loss is the worthless run
+
+
+def test_a_collapsing_run_stops_and_says_why(
+    quick_clips: Sequence[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretraining, "collapse_measure", lambda z: 0.1)
+    monkeypatch.setattr(pretraining, "PATIENCE", 3)
+    with pytest.raises(Collapsed, match="stopped at step 3: the collapse measure"):
+        pretrain(quick_clips, TINY, device=CPU, progress=False)
+
+
+def test_the_predictors_rate_is_fixed_and_the_others_decay(
+    quick_clips: Sequence[Clip], tmp_path: Path
+) -> None:
+    out = tmp_path / "encoder.pth"
+    with pytest.raises(Interrupted):
+        pretrain(quick_clips, TINY, out, CPU, stop_at=4, progress=False)
+    part = torch.load(tmp_path / "encoder.pth.part", weights_only=True)
+    body, predictor = (group["lr"] for group in part["optimiser"]["param_groups"])
+    peak = TINY.lr * 8 / 256  # scaled by the frames in a step
+    assert predictor == pytest.approx(peak)
+    assert body == pytest.approx(peak * 0.5 * (1 + torch.cos(torch.tensor(3 * torch.pi / 5))))
+
+
+def test_knn_is_shown_and_needs_labels(quick_clips: Sequence[Clip]) -> None:
+    _, history = pretrain(quick_clips, TINY, device=CPU, monitor_every=5, progress=False)
+    assert 0 <= history[-1]["knn"] <= 1
+    bare = [replace(c, action=None) for c in quick_clips]
+    _, history = pretrain(bare, TINY, device=CPU, monitor_every=5, progress=False)
+    assert history[-1]["knn"] != history[-1]["knn"]  # nan
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"frames_per_clip": 1}, "its own mean"),
+        ({"recipe": "mixed"}, "no recipe"),
+        ({"lr": 1e30}, "not finite"),
+        ({"backbone": "resnet0"}, "no backbone"),
+    ],
+)
+def test_mistakes_are_named(quick_clips: Sequence[Clip], changes: dict, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        pretrain(quick_clips, replace(TINY, **changes), device=CPU, progress=False)
+
+
+def test_no_clips_is_one_clear_error() -> None:
+    with pytest.raises(UserError, match="vidlib studio"):
+        pretrain([], TINY)

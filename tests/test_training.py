@@ -1,0 +1,95 @@
+"""The Transformer learns order where pooling cannot, resumes exactly, and survives odd input."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vidlib import probes
+from vidlib.loop import Interrupted
+from vidlib.settings import TrainConfig, UserError
+from vidlib.training import classify, random_windows, train_classifier, windows
+
+CONFIG = TrainConfig(width=32, window=12, epochs=15, batch=16, lr=3e-3)
+CPU = torch.device("cpu")
+
+
+def rising_or_falling(n: int = 60, seed: int = 0) -> tuple[list[np.ndarray], list[str]]:
+    """Features that go up or down along one direction: alike but for their order."""
+    rng = np.random.default_rng(seed)
+    direction = np.random.default_rng(9).normal(size=8)
+    ramp = np.linspace(-1, 1, 14)[:, None] * direction
+    wall = 3 * rng.normal(size=(n, 1, 8))  # a still offset, another for every clip
+    noise = 0.1 * rng.normal(size=(n, 14, 8))
+    labels = ["up" if i % 2 else "down" for i in range(n)]
+    signs = np.array([1 if label == "up" else -1 for label in labels])[:, None, None]
+    return list((signs * ramp + wall + noise).astype(np.float32)), labels
+
+
+def test_order_is_learned_where_order_free_pooling_cannot() -> None:
+    x, y = rising_or_falling()
+    test_x, test_y = rising_or_falling(seed=1)
+    model, actions, _ = train_classifier(x, y, CONFIG, device=CPU, progress=False)
+    p = classify(model, test_x)
+    assert probes.accuracy([actions[i] for i in p.argmax(1)], test_y) > 0.95
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+    # reversed in time the answer turns round: it is the order that was learned
+    back = classify(model, [f[::-1].copy() for f in test_x])
+    assert probes.accuracy([actions[i] for i in back.argmax(1)], test_y) < 0.05
+    pooled = probes.linear_probe(probes.pool(x), y, probes.pool(test_x))
+    assert abs(probes.accuracy(pooled, test_y) - 0.5) < 0.2  # 3 standard errors of 60 coin flips
+
+
+def test_a_resumed_training_equals_one_never_interrupted(tmp_path: Path) -> None:
+    x, y = rising_or_falling(20)
+    config, out = replace(CONFIG, epochs=4), tmp_path / "classifier.pth"
+    whole = train_classifier(x, y, config, device=CPU, progress=False)[0]
+    with pytest.raises(Interrupted, match="after step 3"):
+        train_classifier(x, y, config, out, device=CPU, stop_at=3, progress=False)
+    meta = {"encoder_id": "e", "sampling": {}}
+    resumed = train_classifier(x, y, config, out, meta, CPU, progress=False)[0]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert [p.name for p in tmp_path.iterdir()] == ["classifier.pth"]
+
+
+def test_windows_cover_every_frame_and_pad_short_clips() -> None:
+    clips = [np.arange(n, dtype=np.float32)[:, None] for n in (1, 5, 12, 13, 40)]
+    x, valid, owner, starts = windows(clips, 12, 6)
+    assert x.shape[1:] == (12, 1) and len(x) == len(valid) == len(owner) == len(starts)
+    for i, clip in enumerate(clips):
+        seen = torch.cat([a[v] for a, v in zip(x[owner == i], valid[owner == i], strict=True)])
+        assert set(seen.flatten().tolist()) == set(clip.flatten().tolist())
+
+
+def test_random_windows_lie_inside_and_differ() -> None:
+    clip = np.arange(100, dtype=np.float32)[:, None]
+    x, valid = random_windows([clip] * 50, CONFIG, np.random.default_rng(0))
+    lengths = valid.sum(1)
+    assert lengths.min() >= round(12 * CONFIG.shortest) and lengths.max() == 12
+    for row, keep in zip(x[..., 0], valid, strict=True):
+        assert (row[keep].diff() == 1).all()
+    assert len({row[0].item() for row in x}) > 20
+
+
+def test_clips_of_one_frame_and_shorter_than_the_window_train() -> None:
+    x, y = rising_or_falling(12)
+    short = [f[: 1 + i % 3] for i, f in enumerate(x)]
+    model, _, history = train_classifier(
+        short, y, replace(CONFIG, epochs=2), device=CPU, progress=False
+    )
+    assert np.isfinite(classify(model, short)).all() and np.isfinite(history[-1]["loss"])
+
+
+def test_one_action_is_one_clear_error() -> None:
+    x, _ = rising_or_falling(4)
+    with pytest.raises(UserError, match="two actions"):
+        train_classifier(x, ["up"] * 4, CONFIG)
+
+
+def test_a_diverging_run_is_named() -> None:
+    x, y = rising_or_falling(8)
+    with pytest.raises(UserError, match="not finite"):
+        train_classifier([f * np.float32("nan") for f in x], y, CONFIG, device=CPU, progress=False)

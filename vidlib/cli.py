@@ -1,0 +1,287 @@
+"""The command line: `vidlib` or `python -m vidlib`. Parses, calls, prints; no mathematics.
+
+A user's mistake ends with one line and exit code 2, Ctrl-C with 130; heavy imports wait until a
+command needs them.
+"""
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import settings
+from .settings import PretrainConfig, TrainConfig, UserError
+
+if TYPE_CHECKING:
+    from .catalog import Clip
+
+
+def _add_config(parser: argparse.ArgumentParser, defaults: Any, prefix: str = "") -> None:
+    """One option a field of a config dataclass, with its help and default."""
+    what = "pre-training" if isinstance(defaults, PretrainConfig) else "the Transformer"
+    group = parser.add_argument_group(f"parameters of {what} (defaults: the profile's)")
+    for f in fields(defaults):
+        value, flag = getattr(defaults, f.name), f"--{prefix}{f.name}".replace("_", "-")
+        how: dict[str, Any] = {"default": value, "help": f.metadata["help"]}
+        if isinstance(value, bool):
+            how["action"] = argparse.BooleanOptionalAction
+        else:
+            how |= {"type": type(value), "metavar": type(value).__name__.upper()}
+        group.add_argument(flag, **how)
+
+
+def _config(kind: type, args: argparse.Namespace, prefix: str = "") -> Any:
+    return kind(**{f.name: getattr(args, prefix + f.name) for f in fields(kind)})
+
+
+def _parser() -> argparse.ArgumentParser:
+    show_defaults = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser("vidlib", description="Human action recognition in video.")
+    parser.add_argument("--profile", help="quick, standard or full (else $VIDLIB_PROFILE)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, data: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, formatter_class=show_defaults)
+        if data:
+            sub.add_argument("--data", type=Path, default=settings.raw_dir(), help="video folder")
+            sub.add_argument(
+                "--source", default="auto", choices=["auto", "own", "studio", "all"],
+                help="which clips; auto: your own if there are any, else the studio's",
+            )  # fmt: skip
+        return sub
+
+    pre, train = PretrainConfig.of(settings.profile()), TrainConfig.of(settings.profile())
+    sub = command("studio", "draw the default data set")
+    sub.add_argument("--seed", type=int, default=0, help="random seed of people and scenes")
+    sub.add_argument("--workers", type=int, default=None, help="processes (none: one a core)")
+    command("inspect", "count clips, actions and people; open every file; name the bad ones", True)
+
+    sub = command("pretrain", "pre-train the frame encoder by SimSiam, without labels", True)
+    sub.add_argument("--out", type=Path, default=settings.encoder_path(), help="weight file")
+    sub.add_argument("--device", default=None, help="cuda, mps or cpu (none: the best there is)")
+    _add_config(sub, pre)
+
+    sub = command("embed", "save the clips' features, probe them, and draw their t-SNE", True)
+    sub.add_argument("--encoder", type=Path, default=None, help="(none: your own, else shipped)")
+    sub.add_argument("--out", type=Path, default=settings.data_dir() / "results" / "features.npz",
+                     help="NumPy file; the t-SNE goes beside it as .png")  # fmt: skip
+    sub.add_argument("--device", default=None, help="cuda, mps or cpu")
+
+    sub = command("train", "extract the features that lack, train the Transformer, test it", True)
+    sub.add_argument("--encoder", type=Path, default=settings.encoder_path(), help="weight file")
+    sub.add_argument("--out", type=Path, default=settings.classifier_path(), help="weight file")
+    sub.add_argument("--device", default=None, help="cuda, mps or cpu")
+    _add_config(sub, train)
+
+    sub = command("evaluate", "accuracy, per-action table and confusion matrix", True)
+    sub.add_argument("--protocol", default="val", choices=["val", "leave-one-person-out"],
+                     help="val: your weights on the val clips; leave-one-person-out: the whole "
+                     "pipeline once a person, pre-trained and untrained")  # fmt: skip
+    sub.add_argument(
+        "--seeds", type=int, default=1, help="leave-one-person-out: runs, from --seed on"
+    )
+    sub.add_argument("--encoder", type=Path, default=None, help="(none: your own, else shipped)")
+    sub.add_argument("--classifier", type=Path, default=None, help="(none: your own, else shipped)")
+    sub.add_argument("--device", default=None, help="cuda, mps or cpu")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    _add_config(sub, pre)
+    _add_config(sub, train, prefix="train_")  # both have a learning rate
+
+    sub = command("predict", "name the action in video files, or in folders of them")
+    sub.add_argument("paths", nargs="+", type=Path, metavar="VIDEO", help="file or folder")
+    sub.add_argument("--top", type=int, default=3, help="how many actions to print")
+    sub.add_argument("--json", action="store_true", help="print JSON, with the timeline")
+    sub.add_argument("--encoder", type=Path, default=None, help="(none: your own, else shipped)")
+    sub.add_argument("--classifier", type=Path, default=None, help="(none: your own, else shipped)")
+    sub.add_argument("--device", default=None, help="cuda, mps or cpu")
+    command("doctor", "report on the environment, fit for a bug report")
+    command("course", "draw, pre-train, look, train and predict: all that the notebooks build on")
+    return parser
+
+
+def _clips(args: argparse.Namespace) -> "list[Clip]":
+    """The readable clips; bad ones are named and passed over."""
+    from . import catalog
+
+    clips, bad = catalog.check_clips(catalog.find_clips(args.data, args.source))
+    for clip, reason in bad:
+        print(f"skipped: {reason if str(clip.path) in reason else f'{clip.path}: {reason}'}")
+    studio = sum(c.source == "studio" for c in clips)
+    print(f"{len(clips)} clips: {studio} of the studio, {len(clips) - studio} of your own")
+    return clips
+
+
+def _split(clips: "list[Clip]") -> "tuple[list[Clip], list[Clip]]":
+    """-> train, val, unlabelled clips among them; says how they were split."""
+    from . import catalog
+
+    train, val, note = catalog.split_train_val(clips)
+    print(note)
+    known = len(catalog.labelled(clips))
+    if known < len(clips):
+        print(f"{len(clips) - known} clips without an action: they serve pre-training alone")
+    return train, val
+
+
+def run_studio(args: argparse.Namespace) -> None:
+    from . import studio
+
+    print(f"drawn: {studio.make_dataset(seed=args.seed, workers=args.workers)}")
+
+
+def run_inspect(args: argparse.Namespace) -> None:
+    from . import catalog
+
+    print(catalog.summary(_clips(args)))
+
+
+def run_pretrain(args: argparse.Namespace) -> None:
+    from .pretraining import pretrain
+
+    clips, _ = _split(_clips(args))  # val is for testing: not even its frames are seen
+    config = _config(PretrainConfig, args)
+    _, history = pretrain(
+        clips, config, args.out, settings.device(args.device),
+        monitor_every=max(1, config.steps // 5),
+    )  # fmt: skip
+    last = history[-1]
+    print(
+        f"{len(clips)} clips, {last['step']} steps, {last['seconds'] / 60:.1f} min: loss "
+        f"{last['loss']:.3f}, collapse measure {last['collapse']:.2f} (1 healthy, 0 collapsed), "
+        f"kNN among training people {last.get('knn', float('nan')):.0%}\nsaved {args.out}"
+    )
+
+
+def run_embed(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from . import checkpoints, features, figures, predict, probes
+
+    encoder, meta = checkpoints.load_encoder(args.encoder or predict.find_weights()[0])
+    clips = _clips(args)
+    arrays = features.extract_features(
+        encoder, clips, meta["sampling"], settings.device(args.device)
+    )
+    pooled = probes.pool(arrays)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        args.out, pooled=pooled, path=[str(c.path) for c in clips],
+        action=[c.action or "" for c in clips], person=[c.person or "" for c in clips],
+    )  # fmt: skip
+    labels = [c.action or "unlabelled" for c in clips]
+    figure, alt = figures.embedding(probes.tsne(pooled), labels, "t-SNE of the clips' features")
+    figure.savefig(args.out.with_suffix(".png"))
+    print(f"saved {args.out} {pooled.shape} and {args.out.with_suffix('.png')}: {alt}")
+
+
+def run_train(args: argparse.Namespace) -> None:
+    from . import catalog, checkpoints, evaluation, features, training
+
+    encoder, meta = checkpoints.load_encoder(args.encoder)
+    train, val = (catalog.labelled(part) for part in _split(_clips(args)))
+    dev = settings.device(args.device)
+    x = features.extract_features(encoder, train, meta["sampling"], dev)
+    labels = [str(c.action) for c in train]
+    belongs = {"encoder_id": meta["id"], "sampling": meta["sampling"]}
+    model, actions, history = training.train_classifier(
+        x, labels, _config(TrainConfig, args), args.out, belongs, dev
+    )
+    y = features.extract_features(encoder, val, meta["sampling"], dev)
+    predicted = [actions[i] for i in training.classify(model, y).argmax(1)]
+    result = evaluation.outcome(val, predicted, actions)
+    print(f"{len(train)} clips, {history[-1]['epoch']} epochs, {history[-1]['seconds']:.0f} s\n"
+          f"{result.report()}\nsaved {args.out}")  # fmt: skip
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    from . import catalog, evaluation, predict
+
+    if args.protocol == "leave-one-person-out":
+        outcomes = evaluation.leave_one_person_out(
+            _clips(args), _config(PretrainConfig, args), _config(TrainConfig, args, "train_"),
+            range(args.seed, args.seed + args.seeds), settings.device(args.device),
+        )  # fmt: skip
+        if args.json:
+            print(json.dumps({w: [{m: o.to_json() for m, o in seed.items()} for seed in seeds]
+                              for w, seeds in outcomes.items()}))  # fmt: skip
+            return
+        print(evaluation.protocol_report(outcomes))
+        return
+    predictor = predict.Predictor(args.encoder, args.classifier, settings.device(args.device))
+    val = catalog.labelled(_split(_clips(args))[1])
+    predicted = [predictor.predict(c.path).top(1)[0][0] for c in val]
+    result = evaluation.outcome(val, predicted, predictor.actions)
+    print(json.dumps(result.to_json()) if args.json else
+          f"{predictor.weights_note}\n{result.report()}")  # fmt: skip
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    from . import video
+    from .predict import Predictor
+
+    files: list[Path] = []
+    for path in args.paths:
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in video.VIDEO_SUFFIXES)
+        if path.is_dir() and not inside:
+            raise UserError(f"{path} holds no video ({', '.join(video.VIDEO_SUFFIXES)})")
+        files += inside if path.is_dir() else [path]
+    predictor = Predictor(args.encoder, args.classifier, settings.device(args.device))
+    answers, failed = [], 0
+    for file in files:
+        try:
+            answer = predictor.predict(file)
+        except UserError as error:
+            if len(files) == 1:
+                raise
+            failed += 1
+            print(f"vidlib: {error}", file=sys.stderr)
+            continue
+        answers.append(answer.to_json())
+        if not args.json:
+            top = ", ".join(f"{action} {p:.1%}" for action, p in answer.top(args.top))
+            print(f"{file}: {top}")
+    if args.json:
+        print(json.dumps(answers[0] if len(files) == 1 else answers, indent=1))
+    else:
+        print(f"({predictor.weights_note})")
+    return 2 if failed else 0
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    from . import doctor
+
+    return doctor.main()
+
+
+def run_course(args: argparse.Namespace) -> None:
+    from . import course
+
+    course.main()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first.add_argument("--profile")
+        profile = first.parse_known_args(argv)[0].profile
+        if profile:  # before the parser is built: its defaults are the profile's
+            os.environ["VIDLIB_PROFILE"] = settings.profile(profile).name
+        args = _parser().parse_args(argv)
+        warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+        return globals()[f"run_{args.command}"](args) or 0
+    except UserError as error:
+        print(f"vidlib: {error}", file=sys.stderr)
+        return 130 if type(error).__name__ == "Interrupted" else 2
+    except KeyboardInterrupt:
+        print("vidlib: stopped; the same command goes on from what is saved", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: `vidlib ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

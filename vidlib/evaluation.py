@@ -1,0 +1,182 @@
+"""How good is it? On people who were never trained on, with honest intervals.
+
+N test clips, K actions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from . import catalog, checkpoints, encoders, probes, settings
+from .catalog import Clip
+from .features import extract_features
+from .pretraining import pretrain
+from .settings import PretrainConfig, TrainConfig, UserError
+from .training import classify, train_classifier
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Test clips, what was predicted for them, and the people in them."""
+
+    actions: list[str]
+    true: list[str]
+    predicted: list[str]
+    people: list[str]  # a clip of unknown person counts as a person of its own
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        return np.array([p == t for p, t in zip(self.predicted, self.true, strict=True)])
+
+    @property
+    def accuracy(self) -> float:
+        """Share of clips named rightly, 0..1."""
+        return float(self.correct.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the accuracy, drawn by person."""
+        return probes.bootstrap_by_person(self.correct, self.people)
+
+    def confusion(self) -> NDArray[np.int64]:
+        """Counts (K, K): rows the true action, columns the predicted one."""
+        at = {a: i for i, a in enumerate(self.actions)}
+        matrix = np.zeros((len(at), len(at)), np.int64)
+        for t, p in zip(self.true, self.predicted, strict=True):
+            matrix[at[t], at[p]] += 1
+        return matrix
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for json.dumps."""
+        return {
+            "accuracy": round(self.accuracy, 4),
+            "interval95": [round(v, 4) for v in self.interval],
+            "clips": len(self.true),
+            "people": len(set(self.people)),
+            "actions": self.actions,
+            "confusion": self.confusion().tolist(),
+        }
+
+    def report(self) -> str:
+        """Accuracy, the per-action table and the confusion matrix, to print."""
+        low, high = self.interval
+        matrix = self.confusion()
+        wide = max(len(a) for a in self.actions)
+        lines = [
+            f"accuracy {self.accuracy:.1%} ({self.correct.sum()} of {len(self.true)} clips)",
+            f"{len(set(self.people))} people; 95 % interval by person {low:.1%} to {high:.1%}",
+            "",
+            f"{'action':{wide}}  recall  precision  clips",
+        ]
+        for i, action in enumerate(self.actions):
+            recall = matrix[i, i] / max(1, matrix[i].sum())
+            precision = matrix[i, i] / max(1, matrix[:, i].sum())
+            lines.append(f"{action:{wide}}  {recall:6.0%}  {precision:9.0%}  {matrix[i].sum():5}")
+        lines += ["", "confusion (rows: true, columns: predicted, in the same order)"]
+        lines += [f"{a:{wide}} " + "".join(f"{n:4}" for n in row) for a, row in
+                  zip(self.actions, matrix, strict=True)]  # fmt: skip
+        return "\n".join(lines)
+
+
+def outcome(clips: Sequence[Clip], predicted: Sequence[str], actions: Sequence[str]) -> Outcome:
+    """An Outcome for labelled test clips."""
+    true = [str(c.action) for c in clips]
+    people = [c.person or str(c.path) for c in clips]
+    return Outcome(sorted({*actions, *true}), true, list(predicted), people)
+
+
+def test(
+    encoder: encoders.FrameEncoder,
+    sample: dict[str, Any],
+    train: Sequence[Clip],
+    val: Sequence[Clip],
+    config: TrainConfig,
+    device: torch.device | None = None,
+    progress: bool = True,
+) -> dict[str, Outcome]:
+    """kNN, linear probe and Transformer, each from the training clips' features to the test
+    clips'; the encoder is frozen. Keys: knn, linear, transformer."""
+    labels = [str(c.action) for c in train]
+    known = extract_features(encoder, train, sample, device, progress)
+    asked = extract_features(encoder, val, sample, device, progress)
+    model, actions, _ = train_classifier(known, labels, config, device=device, progress=progress)
+    x, y = probes.pool(known), probes.pool(asked)
+    predicted = {
+        "knn": probes.knn(x, labels, y),
+        "linear": probes.linear_probe(x, labels, y),
+        "transformer": [actions[i] for i in classify(model, asked).argmax(1)],
+    }
+    return {name: outcome(val, p, actions) for name, p in predicted.items()}
+
+
+def untrained(config: PretrainConfig) -> encoders.FrameEncoder:
+    """The encoder as pre-training finds it: same architecture, same seed, no step."""
+    settings.seed_everything(config.seed)
+    return encoders.build(config.backbone, config.stem, config.init).eval()
+
+
+def leave_one_person_out(
+    clips: Sequence[Clip],
+    pre: PretrainConfig,
+    train: TrainConfig,
+    seeds: Sequence[int] = (0,),
+    device: torch.device | None = None,
+    say: Callable[[str], None] = print,
+    folder: Path | None = None,
+) -> dict[str, list[dict[str, Outcome]]]:
+    """The whole pipeline once a person and seed: pre-train on the other people's clips (their
+    frames alone), train on them, test on the person.
+
+    Returns for `pretrained` and `untrained`, for each seed, the outcomes (knn, linear,
+    transformer) over all people's clips. Encoders are kept in `folder` (default: in the cache) by
+    what they were made from, so a run that was stopped goes on.
+    """
+    clips = catalog.labelled(clips)
+    if len({c.person for c in clips}) < 2 or any(c.person is None for c in clips):
+        raise UserError("leave-one-person-out needs a known person for every clip: see clips.csv")
+    folder = folder or settings.cache_dir() / "folds"
+    everything: dict[str, list[dict[str, Outcome]]] = {
+        "pretrained": [],
+        "untrained": [],
+    }
+    for seed in seeds:
+        parts: dict[str, list[dict[str, Outcome]]] = {"pretrained": [], "untrained": []}
+        p, t = replace(pre, seed=seed), replace(train, seed=seed)
+        for person, known, asked in catalog.leave_one_person_out(clips):
+            name = checkpoints.key("fold", p, catalog.fingerprint(known))
+            encoder, _ = pretrain(known, p, folder / f"{name}.pth", device)
+            for which, e in (("pretrained", encoder), ("untrained", untrained(p))):
+                parts[which].append(test(e, p.sampling, known, asked, t, device, progress=False))
+            got = {w: parts[w][-1]["transformer"].accuracy for w in parts}
+            say(f"seed {seed}, without {person}: {got['pretrained']:.0%} ({got['untrained']:.0%} "
+                f"untrained) of {len(asked)} clips")  # fmt: skip
+        for which, folds in parts.items():
+            everything[which].append({m: _join([f[m] for f in folds]) for m in folds[0]})
+    return everything
+
+
+def _join(outcomes: Sequence[Outcome]) -> Outcome:
+    fields = {
+        name: [v for o in outcomes for v in getattr(o, name)]
+        for name in ("true", "predicted", "people")
+    }
+    return Outcome(sorted({a for o in outcomes for a in o.actions}), **fields)
+
+
+def protocol_report(outcomes: dict[str, list[dict[str, Outcome]]]) -> str:
+    """Mean and spread over seeds of each measure, then the pre-trained Transformer's tables."""
+    lines = []
+    for which, seeds in outcomes.items():
+        for measure in seeds[0]:
+            values = np.array([s[measure].accuracy for s in seeds])
+            spread = f" +- {values.std(ddof=1):.1%} over {len(seeds)} seeds" * (len(seeds) > 1)
+            lines.append(f"{which:10}  {measure:11}  {values.mean():.1%}{spread}")
+    for which, seeds in outcomes.items():
+        lines += ["", f"Transformer on the {which} encoder, first seed:",
+                  seeds[0]["transformer"].report()]  # fmt: skip
+    return "\n".join(lines)

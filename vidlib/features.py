@@ -1,0 +1,69 @@
+"""Clips -> features, through a frame encoder; kept on disk, so that nothing is computed twice."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from . import checkpoints, encoders, sampling, settings
+from .catalog import Clip
+
+
+@torch.inference_mode()
+def encode(
+    encoder: encoders.FrameEncoder,
+    frames: NDArray[np.uint8],
+    background: str,
+    device: torch.device | None = None,
+    batch: int = 256,
+) -> NDArray[np.float32]:
+    """One clip's frames uint8 (T, H, W, 3) -> features float32 (T, D)."""
+    device = device or next(encoder.parameters()).device
+    clip = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2)[None]
+    x = encoders.normalise(encoders.to_float(clip.to(device), background), background)[0]
+    with settings.autocast(device):
+        parts = [
+            encoder(p.contiguous(memory_format=torch.channels_last)).float() for p in x.split(batch)
+        ]
+    return torch.cat(parts).cpu().numpy()
+
+
+def extract_features(
+    encoder: encoders.FrameEncoder,
+    clips: Sequence[Clip],
+    sample: dict[str, Any],
+    device: torch.device | None = None,
+    progress: bool = True,
+    keep: bool = True,
+) -> list[NDArray[np.float32]]:
+    """Features (T_i, D) of every clip, in order. With `keep` they are kept on disk, by the
+    identity of the encoder and the content of the clip, and only what lacks is computed."""
+    device = device or settings.device()
+    was_training = encoder.training
+    encoder = encoder.to(device).eval()
+    cache = sampling.FrameCache(size=sample["size"], fps=sample["fps"])
+    cache.build([c.path for c in clips], progress=progress)
+    folder = settings.cache_dir() / "features" / encoders.identity(encoder) if keep else None
+    out = []
+    for clip in settings.bar(clips, "features", disable=not progress):
+        file = folder / f"{cache.key(clip.path)}-{sample['background']}.npy" if folder else None
+        features = _kept(file)
+        if features is None:
+            features = encode(encoder, cache.frames(clip.path), sample["background"], device)
+            if file:
+                checkpoints.write(file, partial(np.save, arr=features))
+        out.append(np.asarray(features))
+    encoder.train(was_training)
+    return out
+
+
+def _kept(file: Path | None) -> NDArray[np.float32] | None:
+    """A feature file's content; None when it is absent or damaged."""
+    try:
+        return np.load(file) if file else None
+    except (OSError, ValueError, EOFError):
+        return None

@@ -1,0 +1,104 @@
+"""A training loop that can be stopped at any step and gone on with, to the same result.
+
+The rule that makes it so: a step's random choices depend on (seed, step) alone, and everything else
+a step depends on is in `states`.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from . import checkpoints, settings
+from .settings import UserError
+
+Record = dict[str, float]
+
+
+class Interrupted(UserError):
+    """The run was stopped by Ctrl-C; what was done is saved."""
+
+
+class Stateful(Protocol):
+    """A model, an optimiser, a schedule: whatever a step changes."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+@contextmanager
+def stop_button() -> Iterator[threading.Event]:
+    """Turn Ctrl-C (or the notebook's stop button) into an event that the loop looks at between
+    steps: an optimiser step is never cut in half."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # signals reach the main thread alone
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def run(
+    title: str,
+    steps: int,
+    do_step: Callable[[int], Record],
+    states: dict[str, Stateful],
+    run_key: str,
+    out: Path | None = None,
+    on_step: Callable[[Record], None] | None = None,
+    save_every: float = 60.0,
+    stop_at: int | None = None,
+    progress: bool = True,
+) -> list[Record]:
+    """Call `do_step` for every step and return its records, each with `step` (from 1) and
+    `seconds` since the start added.
+
+    With `out`, `<out>.part` keeps the states every `save_every` seconds and when the run is
+    stopped; a `.part` of the same `run_key` is gone on with. `stop_at` stops after that step as
+    Ctrl-C would. Raises Interrupted when stopped.
+    """
+    part = out.with_name(out.name + ".part") if out else None
+    history: list[Record] = []
+    if part and checkpoints.stored_key(part) == run_key:
+        saved = checkpoints.load(part, "unfinished run", "delete it and start again")
+        for name, state in states.items():
+            state.load_state_dict(saved[name])
+        history = saved["history"]
+
+    def save() -> None:
+        if part:
+            content = {"kind": "unfinished run", "key": run_key, "history": history}
+            checkpoints.save(part, content | {k: s.state_dict() for k, s in states.items()})
+
+    done = len(history)
+    began = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
+    last_save = time.perf_counter()
+    bar = settings.bar(range(done, steps), title, initial=done, total=steps, disable=not progress)
+    with stop_button() as stopped:
+        for step in bar:
+            record = do_step(step) | {"step": step + 1, "seconds": time.perf_counter() - began}
+            history.append(record)
+            shown = {k: f"{record[k]:.3f}" for k in ("loss", "collapse") if k in record}
+            bar.set_postfix(shown, refresh=False)
+            if on_step:
+                on_step(record)
+            if stopped.is_set() or step + 1 == stop_at:
+                save()
+                where = f"saved to {part}, run the same again to go on" if part else "nothing saved"
+                raise Interrupted(f"{title} stopped after step {step + 1} of {steps}: {where}")
+            if time.perf_counter() - last_save > save_every:
+                save()
+                last_save = time.perf_counter()
+    return history
+
+
+def finish(out: Path) -> None:
+    """Remove what an unfinished run left, once the weights are written."""
+    out.with_name(out.name + ".part").unlink(missing_ok=True)

@@ -1,0 +1,171 @@
+"""Weights + a video -> what the person does, when, and which frames said so.
+
+T frames on the sampling grid, W sliding windows, K actions.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from . import checkpoints, settings, video
+from .features import encode
+from .settings import UserError
+from .training import windows
+
+# seconds decoded at once; the frame cache holds clips of the same length, so that the median
+# frame is taken over as much when training as when predicting
+SEGMENT = 20.0
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one video. Times are in seconds from the video's start."""
+
+    path: str
+    actions: list[str]
+    probabilities: Floats  # (K,), the windows' mean; sums to 1
+    window_times: Floats  # (W, 2), start and end
+    window_probabilities: Floats  # (W, K)
+    frame_times: Floats  # (T,)
+    frame_weights: Floats  # (T,), the Transformer's attention; sums to 1
+    seconds: float  # how long the prediction took
+
+    def top(self, k: int = 3) -> list[tuple[str, float]]:
+        """The k most probable actions, best first."""
+        order = np.argsort(-self.probabilities)[:k]
+        return [(self.actions[i], float(self.probabilities[i])) for i in order]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for json.dumps."""
+        return {
+            "path": self.path,
+            "action": self.top(1)[0][0],
+            "probabilities": {a: round(p, 4) for a, p in self.top(len(self.actions))},
+            "timeline": [
+                {
+                    "start": round(float(start), 3),
+                    "end": round(float(end), 3),
+                    "action": self.actions[int(p.argmax())],
+                    "probabilities": {
+                        a: round(float(q), 4) for a, q in zip(self.actions, p, strict=True)
+                    },
+                }
+                for (start, end), p in zip(
+                    self.window_times, self.window_probabilities, strict=True
+                )
+            ],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+class Predictor:
+    """An encoder and the Transformer that belongs to it.
+
+    Without paths: the learner's own weights where both exist, else the shipped ones; `weights_note`
+    says which. Raises UserError when there are none, or they do not belong together.
+    """
+
+    def __init__(
+        self,
+        encoder_path: Path | None = None,
+        classifier_path: Path | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        if encoder_path is None and classifier_path is None:
+            encoder_path, classifier_path, self.weights_note = find_weights()
+        else:
+            encoder_path = encoder_path or settings.encoder_path()
+            classifier_path = classifier_path or settings.classifier_path()
+            self.weights_note = f"weights: {encoder_path.name}, {classifier_path.name}"
+        self.device = device or settings.device()
+        encoder, self.encoder_meta = checkpoints.load_encoder(encoder_path)
+        model, self.meta = checkpoints.load_classifier(classifier_path, self.encoder_meta["id"])
+        self.encoder, self.model = encoder.to(self.device), model
+        self.actions: list[str] = self.meta["classes"]
+        self.sampling: dict[str, Any] = self.meta["sampling"]
+
+    def predict(
+        self, source: str | Path | NDArray[np.uint8], fps: float | None = None
+    ) -> Prediction:
+        """`source`: a video file, or frames uint8 (T, H, W, 3) RGB at `fps` frames per second.
+
+        A long film is read in segments, so that memory stays bounded. Raises VideoError for a file
+        that cannot be read, UserError for frames of another shape.
+        """
+        began = time.perf_counter()
+        grid, length = self.sampling["fps"], self.model.spec["window"]
+        times, weights, window_times, window_p = [], [], [], []
+        for frames, at in self._segments(source, fps):
+            features = encode(self.encoder, frames, self.sampling["background"], self.device)
+            x, valid, _, starts = windows([features], length, max(1, length // 2))
+            with torch.inference_mode():
+                pooled, attention = self.model.tokens(x, valid)
+                window_p.append(self.model.head(pooled).softmax(1).double().numpy())
+            share = np.zeros(len(frames))
+            for start, w, v in zip(starts, attention.double().numpy(), valid.numpy(), strict=True):
+                share[start : start + v.sum()] += w[v]
+            times.append(at)
+            weights.append(share)
+            ends = np.minimum(starts + length, len(frames))
+            window_times.append(at[0] + np.stack([starts, ends], axis=1) / grid)
+        if not times:
+            raise UserError(f"{source}: no frame to predict from: give a longer clip")
+        frame_weights, p = np.concatenate(weights), np.concatenate(window_p)
+        return Prediction(
+            path=str(source) if isinstance(source, str | Path) else "frames",
+            actions=self.actions,
+            probabilities=p.mean(0),
+            window_times=np.concatenate(window_times),
+            window_probabilities=p,
+            frame_times=np.concatenate(times),
+            frame_weights=frame_weights / max(frame_weights.sum(), 1e-12),
+            seconds=time.perf_counter() - began,
+        )
+
+    def _segments(
+        self, source: str | Path | NDArray[np.uint8], fps: float | None
+    ) -> Iterator[tuple[NDArray[np.uint8], Floats]]:
+        """Frames (T, S, S, 3) on the grid and their times (T,), about SEGMENT seconds at once."""
+        grid, size = self.sampling["fps"], self.sampling["size"]
+        if isinstance(source, np.ndarray):
+            if source.ndim != 4 or source.shape[-1] != 3 or source.dtype != np.uint8 or not fps:
+                raise UserError(
+                    f"frames must be uint8 (T, H, W, 3) with fps, got {source.dtype} {source.shape}"
+                )
+            count = max(1, round(len(source) / fps * grid))
+            at = np.minimum((np.arange(count) * fps / grid).round().astype(int), len(source) - 1)
+            yield (
+                np.stack([video.letterbox(source[i], size) for i in at]),
+                np.arange(count) / grid,
+            )
+            return
+        held = None
+        for frames, at in video.iter_segments(Path(source), SEGMENT, grid, size):
+            if held is not None and len(frames) < self.model.spec["window"]:
+                # a last scrap has no median worth the name: it joins the segment before
+                held = np.concatenate([held[0], frames]), np.concatenate([held[1], at])
+                continue
+            if held is not None:
+                yield held
+            held = frames, at
+        if held is not None:
+            yield held
+
+
+def find_weights() -> tuple[Path, Path, str]:
+    """-> encoder, classifier, and a note: the learner's own where both exist, else the shipped."""
+    own = settings.encoder_path(), settings.classifier_path()
+    shipped = tuple(settings.shipped_dir() / p.name for p in own)
+    if all(p.is_file() for p in own):
+        return *own, "your own weights"
+    if all(p.is_file() for p in shipped):
+        return shipped[0], shipped[1], "the shipped weights"
+    raise UserError("no weights yet: make them with vidlib pretrain and vidlib train (make course)")

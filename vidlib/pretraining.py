@@ -1,0 +1,167 @@
+"""Pre-train the frame encoder by SimSiam on clips, with no label.
+
+G clips in a step, F frames of each, H x W pixels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import augment, catalog, checkpoints, encoders, loop, probes, sampling, settings
+from .catalog import Clip
+from .features import extract_features
+from .loop import Record
+from .settings import PretrainConfig, UserError
+from .simsiam import SimSiam, collapse_measure
+
+COLLAPSED = 0.3  # a collapse measure that stays below is a run that learns nothing
+PATIENCE = 30  # steps it has to stay there
+
+
+class Collapsed(UserError):
+    """The outputs became alike, and the run was stopped."""
+
+
+class _Frames:
+    """Decoded clips, ready to draw batches from: frames uint8 and each clip's median."""
+
+    def __init__(self, clips: Sequence[Clip], config: PretrainConfig) -> None:
+        self.cache = sampling.FrameCache(size=config.size, fps=config.fps)
+        self.config = config
+        self.frames = [self.cache.frames(clip.path) for clip in clips]
+        self.still = None
+        if config.background == "median":
+            self.still = np.stack([np.median(f, axis=0) for f in self.frames]).astype(np.float32)
+
+    def batch(self, step: int) -> tuple[Tensor, torch.Generator]:
+        """-> float (G, F, 3, H, W) as `encoders.to_float` makes it, and the step's generator."""
+        c = self.config
+        rng = np.random.default_rng([c.seed, step])
+        picked = rng.choice(len(self.frames), c.batch_clips, len(self.frames) < c.batch_clips)
+        out = np.empty((c.batch_clips, c.frames_per_clip, c.size, c.size, 3), np.float32)
+        for row, i in zip(out, picked, strict=True):
+            # a sorted draw: frames of one clip, spread over its length
+            edges = np.linspace(0, len(self.frames[i]), c.frames_per_clip + 1)
+            at = np.floor(edges[:-1] + rng.random(c.frames_per_clip) * np.diff(edges)).astype(int)
+            row[:] = self.frames[i][np.minimum(at, len(self.frames[i]) - 1)]
+            if self.still is not None:
+                row -= self.still[i]
+        x = torch.from_numpy(out).permute(0, 1, 4, 2, 3) / 255
+        return x, torch.Generator().manual_seed(int(rng.integers(2**62)))
+
+
+def pretrain(
+    clips: Sequence[Clip],
+    config: PretrainConfig,
+    out: Path | None = None,
+    device: torch.device | None = None,
+    on_step: Callable[[Record], None] | None = None,
+    monitor_every: int = 0,
+    save_every: float = 60.0,
+    stop_at: int | None = None,
+    progress: bool = True,
+) -> tuple[encoders.FrameEncoder, list[Record]]:
+    """Pre-train a frame encoder by SimSiam on clips, with no label.
+
+    Returns the last step's encoder (never the one of lowest loss: a collapsed run has the lowest)
+    and a record a step: step, loss, collapse, lr, seconds, and `knn` every `monitor_every` steps
+    where clips are labelled (half of the training people against the other half).
+    With `out` the encoder is written there; a file made from the same settings and clips is loaded
+    instead, and an interrupted run goes on (see `loop.run`, also for `on_step`, `save_every`,
+    `stop_at`). Raises Interrupted, Collapsed, UserError (no clips, non-finite loss).
+    """
+    if not clips:
+        raise UserError("no clips to pre-train on: run vidlib studio, or add videos")
+    if config.center and config.frames_per_clip < 2:
+        raise UserError("centring needs --frames-per-clip of 2 or more: one frame is its own mean")
+    if config.recipe not in augment.RECIPES:
+        raise UserError(f"no recipe '{config.recipe}': choose {', '.join(augment.RECIPES)}")
+    run_key = checkpoints.key("pretrain", asdict(config), catalog.fingerprint(clips))
+    if out and checkpoints.stored_key(out) == run_key:
+        encoder, meta = checkpoints.load_encoder(out)
+        return encoder, meta["history"]
+    device = device or settings.device()
+    settings.seed_everything(config.seed)
+    encoder = encoders.build(config.backbone, config.stem, config.init)
+    model = SimSiam(
+        encoder, encoder.dim, config.hidden, config.bottleneck,
+        config.center, config.stop_gradient, config.output_norm,
+    ).to(device, memory_format=torch.channels_last)  # fmt: skip
+    peak = config.lr * config.batch_clips * config.frames_per_clip / 256
+    body = [*encoder.parameters(), *model.projector.parameters()]
+    groups = [{"params": body}, {"params": list(model.predictor.parameters())}]
+    optimiser = torch.optim.SGD(groups, peak, momentum=0.9, weight_decay=config.weight_decay)
+    frames = _Frames(clips, config)
+    recipe = augment.RECIPES[config.recipe]
+    low: list[float] = []  # the collapse measure's last values
+
+    def step(i: int) -> Record:
+        # cosine decay, but for the predictor, whose rate stays (section 4.2 of the paper)
+        optimiser.param_groups[0]["lr"] = rate = peak * 0.5 * (1 + np.cos(np.pi * i / config.steps))
+        x, rng = frames.batch(i)
+        x = x.to(device)
+        view1, view2 = (
+            encoders.normalise(
+                augment.apply(x, augment.draw(len(x), recipe, rng)), config.background
+            )
+            for _ in range(2)
+        )
+        model.train()
+        with settings.autocast(device):
+            loss, z = model(view1, view2)
+        if not torch.isfinite(loss):
+            raise UserError(f"the loss is not finite at step {i + 1}: try a smaller --lr")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        record = {"loss": loss.item(), "collapse": collapse_measure(z), "lr": float(rate)}
+        if monitor_every and ((i + 1) % monitor_every == 0 or i + 1 == config.steps):
+            record["knn"] = knn_monitor(encoder, clips, config, device)
+        low.append(record["collapse"])
+        if config.stop_gradient and len(low) >= PATIENCE and max(low[-PATIENCE:]) < COLLAPSED:
+            raise Collapsed(
+                f"stopped at step {i + 1}: the collapse measure stayed under {COLLAPSED} for "
+                f"{PATIENCE} steps, so all outputs are alike: lower --lr, or add clips"
+            )
+        return record
+
+    history = loop.run(
+        "pre-training", config.steps, step, {"model": model, "optimiser": optimiser}, run_key,
+        out, on_step, save_every, stop_at, progress,
+    )  # fmt: skip
+    encoder = encoder.cpu().eval()
+    if out:
+        meta = {
+            "key": run_key, "sampling": config.sampling, "config": asdict(config),
+            "history": history, "clips": len(clips), "torch": torch.__version__,
+        }  # fmt: skip
+        checkpoints.save_encoder(out, encoder, meta)
+        loop.finish(out)
+    return encoder, history
+
+
+def knn_monitor(
+    encoder: encoders.FrameEncoder,
+    clips: Sequence[Clip],
+    config: PretrainConfig,
+    device: torch.device,
+    most: int = 160,
+) -> float:
+    """kNN accuracy, 0..1, of half of the training people's clips against the other half's; nan
+    without labels or with one person. It shows; it chooses nothing."""
+    known = [c for c in clips if c.action is not None and c.person is not None]
+    known = known[:: max(1, -(-len(known) // most))]
+    people = sorted({c.person for c in known if c.person})
+    if len(people) < 2:
+        return float("nan")
+    features = extract_features(encoder, known, config.sampling, device, progress=False, keep=False)
+    memory = set(people[::2])
+    side = np.array([c.person in memory for c in known])
+    x = probes.pool(features)
+    labels = np.array([c.action for c in known])
+    predicted = probes.knn(x[side], list(labels[side]), x[~side])
+    return probes.accuracy(predicted, list(labels[~side]))

@@ -1,0 +1,222 @@
+"""Which frames a model sees: windows of a clip, padding masks, the cache of decoded frames."""
+
+import hashlib
+import multiprocessing
+import os
+import uuid
+import warnings
+import zlib
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from vidlib import settings
+from vidlib.settings import UserError
+from vidlib.video import VideoError, letterbox, read_frames
+
+__all__ = ["FrameCache", "file_key", "letterbox", "take_window", "window_starts"]
+
+# raised by hand when decoding or resizing gives other pixels than before
+FORMAT = 1
+# fewer missing clips than this are decoded here: starting a process costs about as much
+FEW = 16
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows of `window` frames begin so that they cover `length` frames, `stride` apart.
+
+    The last one ends flush with the clip; [0] when the clip is no longer than a window.
+    """
+    if window < 1 or stride < 1:
+        raise ValueError(f"window and stride must be at least 1, not {window} and {stride}")
+    last = max(0, length - window)
+    return [*range(0, last, min(stride, window)), last]
+
+
+def take_window(x: np.ndarray, start: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """x (T,...) -> (x[start:start+window] (window,...), zeros after the end; valid bool (window,),
+    False where it was padded)."""
+    piece = x[start : start + window]
+    valid = np.arange(window) < len(piece)
+    padding = np.zeros((window - len(piece), *x.shape[1:]), x.dtype)
+    return np.concatenate([piece, padding]), valid
+
+
+_keys: dict[tuple[str, int, int], str] = {}
+
+
+def file_key(path: Path | str) -> str:
+    """A file's content as 32 hexadecimal digits (BLAKE2b): equal content, equal key, whatever the
+    name. Read again only when size or modification time change. VideoError when it is not there."""
+    path = Path(path)
+    try:
+        stat = path.stat()
+        known = (str(path.absolute()), stat.st_size, stat.st_mtime_ns)
+        if known not in _keys:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+            _keys[known] = digest.hexdigest()
+    except OSError as error:
+        raise VideoError(f"{path} cannot be read ({error.strerror}): check the path") from error
+    return _keys[known]
+
+
+class FrameCache:
+    """Decoded clips on disk, one memory-mapped .npy each: uint8 (T,size,size,3) RGB at k/fps
+    (np.load(..., mmap_mode="r") reads them; four bytes of checksum follow the frames).
+
+    A file's name is a hash of the clip's content and of the parameters, so a changed source or
+    parameter is another file, and copies of a clip share one. Deleting the folder costs only time.
+    """
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        size: int = 64,
+        fps: float = 12.0,
+        max_seconds: float = 20.0,
+    ) -> None:
+        self.root = Path(root) if root is not None else settings.cache_dir() / "frames"
+        self.size, self.fps, self.max_seconds = int(size), float(fps), float(max_seconds)
+        self._checked: set[str] = set()  # keys whose checksum was right
+
+    def key(self, path: Path | str) -> str:
+        """The name under which the clip's frames are kept."""
+        parts = (file_key(path), self.size, self.fps, self.max_seconds, FORMAT)
+        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+    def _load(self, key: str) -> np.memmap | None:
+        """The cached frames; None when there are none or the file is damaged."""
+        path = self.root / f"{key}.npy"
+        try:
+            frames = np.lib.format.open_memmap(path, mode="r")
+            with path.open("rb") as file:
+                file.seek(frames.offset + frames.nbytes)
+                checksum = file.read()
+        except Exception:  # whatever is wrong with it, it is decoded again
+            return None
+        shape = (len(frames), self.size, self.size, 3) if frames.ndim else ()
+        right = frames.shape == shape and len(frames) and frames.dtype == np.uint8
+        if not right or not frames.flags.c_contiguous or len(checksum) != 4:
+            return None
+        if key not in self._checked:  # once: it reads the whole file
+            if checksum != zlib.crc32(frames).to_bytes(4, "big"):
+                return None
+            self._checked.add(key)
+        return frames
+
+    def _decode(self, path: Path | str) -> np.ndarray:
+        """Frames of the first max_seconds, with a warning when there are more."""
+        most = max(1, round(self.max_seconds * self.fps))
+        # one frame more than is kept shows whether the film goes on
+        frames, _ = read_frames(path, fps=self.fps, size=self.size, max_frames=most + 1)
+        if len(frames) > most:
+            warnings.warn(
+                f"{path}: longer than {self.max_seconds:g} s, only its beginning is used: "
+                "cut it into clips, or raise max_seconds",
+                stacklevel=3,  # whoever asked frames() for it
+            )
+        return frames[:most]
+
+    def frames(self, path: Path | str) -> np.memmap:
+        """The clip's frames, uint8 (T,size,size,3) RGB, read only; decoded when not cached yet.
+
+        Raises VideoError when the clip cannot be read, UserError when the cache cannot be written.
+        """
+        key = self.key(path)
+        for _ in range(5):  # another process may delete what was just written
+            cached = self._load(key)
+            if cached is not None:
+                return cached
+            self._store(key, self._decode(path))
+        raise UserError(f"the cache {self.root} does not keep what is written: use another folder")
+
+    def _store(self, key: str, frames: np.ndarray) -> None:
+        """Write to a name of its own, then move: no process ever sees a part of a file."""
+        part = self.root / f".{key}.{uuid.uuid4().hex}.part"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                np.save(file, frames)
+                file.write(zlib.crc32(frames).to_bytes(4, "big"))
+            try:
+                os.replace(part, self.root / f"{key}.npy")
+            except PermissionError:  # Windows: another process has just written and mapped it
+                if self._load(key) is None:
+                    raise
+        except OSError as error:
+            raise UserError(
+                f"the cache {self.root} cannot be written ({error.strerror}): "
+                "free some space, or let VIDLIB_DATA name another folder"
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def build(
+        self, paths: Iterable[Path | str], workers: int | None = None, progress: bool = True
+    ) -> dict[Path, str]:
+        """Decode all clips that are not cached, in up to `workers` processes (None: one per core).
+
+        Returns {path: reason} of those that cannot be read. Raises UserError when the cache cannot
+        be written or a process dies.
+        """
+        bad: dict[Path, str] = {}
+        missing: dict[str, list[Path]] = {}
+        for path in map(Path, paths):
+            try:
+                if self._load(key := self.key(path)) is None:
+                    missing.setdefault(key, []).append(path)
+            except VideoError as error:
+                bad[path] = str(error)
+        if not missing:
+            return bad
+        workers = min(workers or os.cpu_count() or 1, 1 + len(missing) // FEW)
+        jobs = [copies[0] for copies in missing.values()]
+        with settings.bar(total=len(jobs), desc="decode", disable=not progress) as bar:
+            if workers == 1:
+                reasons = _collect(map(_build_one, repeat(self), jobs), bar)
+            else:
+                # spawn: a forked child inherits locks of OpenCV's and torch's threads
+                context = multiprocessing.get_context("spawn")
+                try:
+                    with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:
+                        results = pool.map(_build_one, repeat(self), jobs, chunksize=4)
+                        reasons = _collect(results, bar)
+                except BrokenProcessPool as error:
+                    raise UserError(
+                        "a process that decodes clips died: in a script, call this below "
+                        "`if __name__ == '__main__':`, or use workers=1"
+                    ) from error
+        for copies, reason in zip(missing.values(), reasons, strict=True):
+            if reason is not None:
+                bad |= dict.fromkeys(copies, reason)
+        return bad
+
+
+def _build_one(cache: FrameCache, path: Path) -> tuple[str | None, list[str]]:
+    """Cache one clip: (why it cannot be read or None, the warnings it gave)."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            cache.frames(path)
+            reason = None
+        except VideoError as error:
+            reason = str(error)
+    return reason, [str(each.message) for each in caught]
+
+
+def _collect(results: Iterable[tuple[str | None, list[str]]], bar: Any) -> list[str | None]:
+    """The reasons, as they come; advances the bar and repeats the warnings in this process."""
+    reasons = []
+    for reason, messages in results:
+        for message in messages:
+            warnings.warn(message, stacklevel=4)
+        reasons.append(reason)
+        bar.update()
+    return reasons

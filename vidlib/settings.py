@@ -1,0 +1,241 @@
+"""Profiles, folders, device and seed: the one place where numbers that everybody reads live."""
+
+import contextlib
+import os
+import random
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:  # torch takes seconds to import; `vidlib --help` must not wait for it
+    import torch
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend. The message is one line: what is wrong and the remedy."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much of everything. Notebooks, command line and tests read their numbers here."""
+
+    name: str
+    # the drawn data: `val` people are never in `train`
+    people_train: int
+    people_val: int
+    takes_train: int  # clips per person and action
+    takes_val: int
+    # pre-training
+    backbone: str
+    pretrain_steps: int  # one step = batch_clips x frames_per_clip frames, two views of each
+    batch_clips: int
+    # the Transformer
+    train_epochs: int
+    width: int  # token width
+    depth: int  # layers
+    # the same for every profile, so that weights of one serve another
+    draw_size: int = 96  # pixels; a clip of the studio is about 50 KB
+    draw_fps: float = 16.0
+    draw_seconds: float = 2.0
+    size: int = 64  # pixels at the encoder's input: ResNet features at a laptop's speed
+    fps: float = 12.0  # frames are sampled by seconds on this grid, whatever the file's rate
+    window: int = 24  # frames in one Transformer window: 2 s, a period or more of every action
+    frames_per_clip: int = 4  # frames that share one view's crop, flip and colour
+
+
+PROFILES: dict[str, Profile] = {
+    p.name: p
+    for p in (
+        Profile("quick", 4, 2, 2, 1, "resnet10", 40, 16, 20, 64, 2),
+        Profile("standard", 24, 12, 3, 2, "resnet10", 700, 32, 60, 128, 2),
+        Profile("full", 96, 24, 5, 2, "resnet18", 12000, 64, 80, 192, 4),
+    )
+}
+
+
+def profile(name: str | None = None) -> Profile:
+    """The profile called `name`; without one, the one in $VIDLIB_PROFILE, else `standard`."""
+    name = name or os.environ.get("VIDLIB_PROFILE") or "standard"
+    if name not in PROFILES:
+        raise UserError(f"no profile '{name}': choose one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def option(default: Any, text: str) -> Any:
+    """A dataclass field that is also an option of the command line, with its help."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What pre-training depends on. The command line's options are these fields."""
+
+    backbone: str = option("resnet10", "resnet10 or any torchvision classifier by name")
+    stem: str = option("imagenet", "imagenet, or small (3x3, stride 2) for small pictures")
+    init: str = option("none", "starting weights: none, imagenet, or a file of vidlib pretrain")
+    size: int = option(64, "pixels at the encoder's input")
+    fps: float = option(12.0, "frames per second of the sampling grid")
+    background: str = option("median", "median: subtract the clip's median frame; or none")
+    center: bool = option(True, "subtract each view's mean feature before the projector")
+    steps: int = option(700, "optimiser steps")
+    batch_clips: int = option(32, "clips in a step")
+    frames_per_clip: int = option(4, "frames that share one crop, flip and colour")
+    recipe: str = option("body", "augmentation: paper, body or no-colour")
+    lr: float = option(0.05, "learning rate for 256 frames; scaled by batch / 256")
+    weight_decay: float = option(1e-4, "of SGD with momentum 0.9")
+    hidden: int = option(512, "size of the projector's layers and output")
+    bottleneck: int = option(128, "size of the predictor's hidden layer")
+    stop_gradient: bool = option(True, "off shows the collapse, and is of no other use")
+    output_norm: bool = option(True, "batch norm (not affine) at the projector's output")
+    seed: int = option(0, "random seed")
+
+    @classmethod
+    def of(cls, profile: Profile, **changes: Any) -> "PretrainConfig":
+        """The profile's numbers, with changes."""
+        base = {
+            "backbone": profile.backbone, "size": profile.size, "fps": profile.fps,
+            "steps": profile.pretrain_steps, "batch_clips": profile.batch_clips,
+            "frames_per_clip": profile.frames_per_clip,
+        }  # fmt: skip
+        return cls(**{**base, **changes})
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        return {"size": self.size, "fps": self.fps, "background": self.background}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What training the Transformer depends on, besides the encoder and the clips."""
+
+    width: int = option(128, "token width")
+    depth: int = option(2, "layers")
+    heads: int = option(4, "attention heads")
+    window: int = option(24, "frames in a window, on the encoder's sampling grid")
+    positions: str = option("sincos", "sincos or learned")
+    pool: str = option("mean", "mean over frames, or cls")
+    center: bool = option(True, "subtract each window's mean feature")
+    dropout: float = option(0.1, "dropout")
+    epochs: int = option(60, "passes over the clips")
+    batch: int = option(32, "windows in a step")
+    lr: float = option(1e-3, "peak learning rate of AdamW")
+    weight_decay: float = option(0.05, "of AdamW")
+    smoothing: float = option(0.1, "label smoothing")
+    shortest: float = option(0.7, "random windows are this share of the window or longer")
+    seed: int = option(0, "random seed")
+
+    @classmethod
+    def of(cls, profile: Profile, **changes: Any) -> "TrainConfig":
+        """The profile's numbers, with changes."""
+        base = {
+            "width": profile.width, "depth": profile.depth, "window": profile.window,
+            "epochs": profile.train_epochs,
+        }  # fmt: skip
+        return cls(**{**base, **changes})
+
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def data_dir() -> Path:
+    """The data folder: $VIDLIB_DATA, else `data` beside the module."""
+    return Path(os.environ.get("VIDLIB_DATA") or REPO / "data").expanduser()
+
+
+def raw_dir() -> Path:
+    """Where videos lie: `raw_videos/{train,val}/<action>/`."""
+    return data_dir() / "raw_videos"
+
+
+def weights_dir() -> Path:
+    """Where weights are written."""
+    return data_dir() / "weights"
+
+
+def cache_dir() -> Path:
+    """Where decoded frames and features are kept; deleting it costs only time."""
+    return data_dir() / "cache"
+
+
+def shipped_dir() -> Path:
+    """Weights that come with the course; nothing writes here, and $VIDLIB_DATA does not move it."""
+    return REPO / "data" / "weights" / "shipped"
+
+
+def encoder_path() -> Path:
+    """The learner's own pre-trained encoder."""
+    return weights_dir() / "ssl_feature_extractor.pth"
+
+
+def classifier_path() -> Path:
+    """The learner's own Transformer."""
+    return weights_dir() / "transformer_pose_classifier.pth"
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (all devices)."""
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def device(name: str | None = None) -> "torch.device":
+    """The device called `name`, else the best there is: cuda, mps, cpu.
+
+    Raises UserError when the named device is not there.
+    """
+    import torch
+
+    if name is None:
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"device '{name}' is not usable here ({reason}): leave --device out, or use cpu"
+        ) from error
+    return torch.device(name)
+
+
+def has_fast_bfloat16(dev: "torch.device") -> bool:
+    """Whether bfloat16 arithmetic is in the hardware; emulated, it is slower than float32."""
+    import torch
+
+    if os.environ.get("VIDLIB_PRECISION") == "float32":
+        return False
+    if dev.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch has no public question for this yet; without an answer plain float32 is right
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return dev.type == "cpu" and asked is not None and bool(asked())
+
+
+def autocast(dev: "torch.device") -> contextlib.AbstractContextManager[object]:
+    """bfloat16 autocast where the hardware has it, nothing elsewhere ($VIDLIB_PRECISION=float32
+    switches it off)."""
+    import torch
+
+    if has_fast_bfloat16(dev):
+        return torch.autocast(dev.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def bar(*args: Any, **options: Any) -> Any:
+    """A tqdm progress bar; in a notebook on stdout, since a stored notebook must read without
+    widgets and with nothing on stderr."""
+    from tqdm import tqdm
+
+    file = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+    return tqdm(*args, **{"file": file, "mininterval": 0.5} | options)

@@ -1,0 +1,143 @@
+"""Train the Transformer on frame features, and classify with it.
+
+N clips, T_i frames of clip i, D features; W windows; K actions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import checkpoints, loop, sampling, settings
+from .loop import Record
+from .settings import TrainConfig, UserError
+from .temporal import TemporalTransformer
+
+
+def windows(
+    features: Sequence[NDArray[np.float32]], window: int, stride: int
+) -> tuple[Tensor, Tensor, NDArray[np.int64], NDArray[np.int64]]:
+    """All sliding windows of all clips: (W, window, D), valid (W, window), each window's clip
+    (W,) and first frame (W,)."""
+    xs, valids, owner, starts = [], [], [], []
+    for i, f in enumerate(features):
+        for start in sampling.window_starts(len(f), window, stride):
+            x, valid = sampling.take_window(f, start, window)
+            xs.append(x)
+            valids.append(valid)
+            owner.append(i)
+            starts.append(start)
+    x, v = torch.from_numpy(np.stack(xs)), torch.from_numpy(np.stack(valids))
+    return x, v, np.array(owner), np.array(starts)
+
+
+def train_classifier(
+    features: Sequence[NDArray[np.float32]],
+    labels: Sequence[str],
+    config: TrainConfig,
+    out: Path | None = None,
+    meta: dict[str, Any] | None = None,
+    device: torch.device | None = None,
+    on_step: Callable[[Record], None] | None = None,
+    stop_at: int | None = None,
+    progress: bool = True,
+) -> tuple[TemporalTransformer, list[str], list[Record]]:
+    """Train the Transformer on clips' features (T_i, D) and their actions.
+
+    An epoch takes one random window of each clip. Returns the last step's model (CPU, eval mode),
+    the actions in the order of its logits, and a record a step: step, loss, accuracy (on the
+    step's own windows), seconds. With `out` the weights are written there, with `meta`
+    (`encoder_id` and `sampling` are needed to use them); a file made from the same settings and
+    clips is loaded instead. Raises UserError for fewer than two actions or a non-finite loss,
+    Interrupted when stopped.
+    """
+    actions = sorted(set(labels))
+    if len(actions) < 2:
+        raise UserError(f"training needs two actions or more, found {actions}: add labelled clips")
+    run_key = checkpoints.key(
+        "train", asdict(config), list(labels), checkpoints.arrays_key(features)
+    )
+    if out and checkpoints.stored_key(out) == run_key:
+        model, stored = checkpoints.load_classifier(out, (meta or {}).get("encoder_id", ""))
+        return model, stored["classes"], stored["history"]
+    device = device or settings.device()
+    settings.seed_everything(config.seed)
+    model = TemporalTransformer(
+        features[0].shape[1], len(actions), config.width, config.depth, config.heads,
+        config.window, config.positions, config.pool, config.center, config.dropout,
+    )  # fmt: skip
+    x, valid, _, _ = windows(features, config.window, config.window)
+    model.fit_scale(x, valid)
+    model = model.to(device)
+    target = torch.tensor([actions.index(label) for label in labels], device=device)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+    )
+    batches = -(-len(features) // config.batch)
+    total = config.epochs * batches
+    warm = max(1, total // 20)
+
+    def step(i: int) -> Record:
+        epoch, batch = divmod(i, batches)
+        order = np.random.default_rng([config.seed, epoch]).permutation(len(features))
+        rows = np.array_split(order, batches)[batch]
+        rng = np.random.default_rng([config.seed, epoch, batch])
+        torch.manual_seed(int(rng.integers(2**62)))  # dropout
+        decay = 0.5 * (1 + np.cos(np.pi * max(0, i - warm) / max(1, total - warm)))
+        for group in optimiser.param_groups:
+            group["lr"] = config.lr * min(1.0, (i + 1) / warm) * decay
+        x, valid = random_windows([features[r] for r in rows], config, rng)
+        model.train()
+        with settings.autocast(device):
+            logits = model(x.to(device), valid.to(device)).float()
+        loss = F.cross_entropy(logits, target[rows], label_smoothing=config.smoothing)
+        if not torch.isfinite(loss):
+            raise UserError(f"the loss is not finite in epoch {epoch + 1}: try a smaller --lr")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        accuracy = (logits.argmax(1) == target[rows]).float().mean().item()
+        return {"loss": loss.item(), "accuracy": accuracy, "epoch": epoch + 1}
+
+    history = loop.run(
+        "training", total, step, {"model": model, "optimiser": optimiser}, run_key, out,
+        on_step, stop_at=stop_at, progress=progress,
+    )  # fmt: skip
+    model = model.cpu().eval()
+    if out:
+        content = {"key": run_key, "classes": actions, "config": asdict(config), "history": history}
+        checkpoints.save_classifier(out, model, content | (meta or {}))
+        loop.finish(out)
+    return model, actions, history
+
+
+def random_windows(
+    features: Sequence[NDArray[np.float32]], config: TrainConfig, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """A window of random place and length of each clip: (B, window, D), valid (B, window)."""
+    pairs = []
+    for f in features:
+        most = min(len(f), config.window)
+        length = int(rng.integers(max(1, round(most * config.shortest)), most + 1))
+        start = int(rng.integers(0, len(f) - length + 1))
+        pairs.append(sampling.take_window(f[start : start + length], 0, config.window))
+    x, valid = (np.stack(part) for part in zip(*pairs, strict=True))
+    return torch.from_numpy(x), torch.from_numpy(valid)
+
+
+@torch.inference_mode()
+def classify(
+    model: TemporalTransformer, features: Sequence[NDArray[np.float32]], stride: int | None = None
+) -> NDArray[np.float32]:
+    """Probabilities (N, K): each clip's sliding windows (half a window apart), averaged."""
+    window = model.spec["window"]
+    x, valid, owner, _ = windows(features, window, stride or max(1, window // 2))
+    parts = [model(a, b).softmax(1) for a, b in zip(x.split(512), valid.split(512), strict=True)]
+    p = torch.cat(parts).numpy()
+    return np.stack([p[owner == i].mean(0) for i in range(len(features))])
