@@ -43,7 +43,7 @@ def test_own_clips_from_pretraining_to_prediction(
     assert "skipped:" in out and "broken.mp4" in out and "6 of your own" in out
     assert main(["pretrain", *TINY]) == 0
     assert settings.encoder_path().is_file()
-    assert main(["train", "--epochs=2"]) == 0
+    assert main(["train", "--steps=2"]) == 0
     assert "confusion" in capsys.readouterr().out
     assert main(["embed"]) == 0
     kept = np.load(own / "results" / "features.npz")
@@ -65,7 +65,7 @@ def test_own_clips_from_pretraining_to_prediction(
 def test_leave_one_person_out_runs_whole(
     quick_clips: Sequence[Clip], own_data_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--source=studio", "--protocol=leave-one-person-out", "--train-epochs=1", *TINY]
+    arguments = ["--source=studio", "--protocol=leave-one-person-out", "--train-steps=2", *TINY]
     assert main(["evaluate", *arguments]) == 0
     out = capsys.readouterr().out
     assert out.count("seed 0, without") >= 4  # the quick data's people

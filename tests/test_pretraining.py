@@ -42,7 +42,11 @@ def test_a_resumed_run_equals_one_never_interrupted(
     with pytest.raises(Interrupted, match=f"after step {stop} of 5: saved"):
         pretrain(quick_clips, TINY, out, CPU, stop_at=stop, progress=False)
     assert not out.exists()
-    resumed, history = pretrain(quick_clips, TINY, out, CPU, progress=False)
+    done: list[float] = []
+    resumed, history = pretrain(
+        quick_clips, TINY, out, CPU, lambda r: done.append(r["step"]), progress=False
+    )
+    assert done == list(range(stop + 1, 6))  # it went on, it did not begin again
     assert torch.equal(weights(whole), weights(resumed))
     assert [r["loss"] for r in history] == [r["loss"] for r in expected]
     assert [p.name for p in tmp_path.iterdir()] == ["encoder.pth"]  # nothing left over

@@ -12,7 +12,7 @@ from vidlib.loop import Interrupted
 from vidlib.settings import TrainConfig, UserError
 from vidlib.training import classify, random_windows, train_classifier, windows
 
-CONFIG = TrainConfig(width=32, window=12, epochs=15, batch=16, lr=3e-3)
+CONFIG = TrainConfig(width=32, window=12, steps=60, batch=16, lr=3e-3)
 CPU = torch.device("cpu")
 
 
@@ -44,12 +44,16 @@ def test_order_is_learned_where_order_free_pooling_cannot() -> None:
 
 def test_a_resumed_training_equals_one_never_interrupted(tmp_path: Path) -> None:
     x, y = rising_or_falling(20)
-    config, out = replace(CONFIG, epochs=4), tmp_path / "classifier.pth"
+    config, out = replace(CONFIG, steps=8), tmp_path / "classifier.pth"
     whole = train_classifier(x, y, config, device=CPU, progress=False)[0]
     with pytest.raises(Interrupted, match="after step 3"):
         train_classifier(x, y, config, out, device=CPU, stop_at=3, progress=False)
     meta = {"encoder_id": "e", "sampling": {}}
-    resumed = train_classifier(x, y, config, out, meta, CPU, progress=False)[0]
+    done: list[float] = []
+    resumed = train_classifier(
+        x, y, config, out, meta, CPU, lambda r: done.append(r["step"]), progress=False
+    )[0]
+    assert done == list(range(4, 9))  # 2 steps an epoch: it went on, it did not begin again
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert [p.name for p in tmp_path.iterdir()] == ["classifier.pth"]
@@ -78,7 +82,7 @@ def test_clips_of_one_frame_and_shorter_than_the_window_train() -> None:
     x, y = rising_or_falling(12)
     short = [f[: 1 + i % 3] for i, f in enumerate(x)]
     model, _, history = train_classifier(
-        short, y, replace(CONFIG, epochs=2), device=CPU, progress=False
+        short, y, replace(CONFIG, steps=2), device=CPU, progress=False
     )
     assert np.isfinite(classify(model, short)).all() and np.isfinite(history[-1]["loss"])
 

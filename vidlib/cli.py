@@ -194,7 +194,7 @@ def run_train(args: argparse.Namespace) -> None:
     y = features.extract_features(encoder, val, meta["sampling"], dev)
     predicted = [actions[i] for i in training.classify(model, y).argmax(1)]
     result = evaluation.outcome(val, predicted, actions)
-    print(f"{len(train)} clips, {history[-1]['epoch']} epochs, {history[-1]['seconds']:.0f} s\n"
+    print(f"{len(train)} clips, {history[-1]['step']} steps, {history[-1]['seconds']:.0f} s\n"
           f"{result.report()}\nsaved {args.out}")  # fmt: skip
 
 
@@ -229,6 +229,8 @@ def run_predict(args: argparse.Namespace) -> int:
         inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in video.VIDEO_SUFFIXES)
         if path.is_dir() and not inside:
             raise UserError(f"{path} holds no video ({', '.join(video.VIDEO_SUFFIXES)})")
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder: check the path")
         files += inside if path.is_dir() else [path]
     predictor = Predictor(args.encoder, args.classifier, settings.device(args.device))
     answers, failed = [], 0

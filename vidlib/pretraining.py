@@ -3,6 +3,7 @@
 G clips in a step, F frames of each, H x W pixels.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -101,7 +102,8 @@ def pretrain(
 
     def step(i: int) -> Record:
         # cosine decay, but for the predictor, whose rate stays (section 4.2 of the paper)
-        optimiser.param_groups[0]["lr"] = rate = peak * 0.5 * (1 + np.cos(np.pi * i / config.steps))
+        rate = peak * 0.5 * (1 + math.cos(math.pi * i / config.steps))
+        optimiser.param_groups[0]["lr"] = rate
         x, rng = frames.batch(i)
         x = x.to(device)
         view1, view2 = (
@@ -118,7 +120,7 @@ def pretrain(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        record = {"loss": loss.item(), "collapse": collapse_measure(z), "lr": float(rate)}
+        record = {"loss": loss.item(), "collapse": collapse_measure(z), "lr": rate}
         if monitor_every and ((i + 1) % monitor_every == 0 or i + 1 == config.steps):
             record["knn"] = knn_monitor(encoder, clips, config, device)
         low.append(record["collapse"])
@@ -137,7 +139,7 @@ def pretrain(
     if out:
         meta = {
             "key": run_key, "sampling": config.sampling, "config": asdict(config),
-            "history": history, "clips": len(clips), "torch": torch.__version__,
+            "history": history, "clips": len(clips), "torch": str(torch.__version__),
         }  # fmt: skip
         checkpoints.save_encoder(out, encoder, meta)
         loop.finish(out)

@@ -33,7 +33,7 @@ class Profile:
     pretrain_steps: int  # one step = batch_clips x frames_per_clip frames, two views of each
     batch_clips: int
     # the Transformer
-    train_epochs: int
+    train_steps: int  # not epochs: sixty clips need as many steps as six hundred
     width: int  # token width
     depth: int  # layers
     # the same for every profile, so that weights of one serve another
@@ -49,9 +49,9 @@ class Profile:
 PROFILES: dict[str, Profile] = {
     p.name: p
     for p in (
-        Profile("quick", 4, 2, 2, 1, "resnet10", 40, 16, 20, 64, 2),
-        Profile("standard", 24, 12, 3, 2, "resnet10", 700, 32, 60, 128, 2),
-        Profile("full", 96, 24, 5, 2, "resnet18", 12000, 64, 80, 192, 4),
+        Profile("quick", 4, 2, 2, 1, "resnet10", 40, 16, 200, 64, 2),
+        Profile("standard", 24, 12, 3, 2, "resnet10", 700, 32, 1000, 128, 2),
+        Profile("full", 96, 24, 5, 2, "resnet18", 12000, 64, 3000, 192, 4),
     )
 }
 
@@ -84,7 +84,7 @@ class PretrainConfig:
     batch_clips: int = option(32, "clips in a step")
     frames_per_clip: int = option(4, "frames that share one crop, flip and colour")
     recipe: str = option("body", "augmentation: paper, body or no-colour")
-    lr: float = option(0.05, "learning rate for 256 frames; scaled by batch / 256")
+    lr: float = option(0.2, "learning rate for 256 frames; scaled by batch / 256")
     weight_decay: float = option(1e-4, "of SGD with momentum 0.9")
     hidden: int = option(512, "size of the projector's layers and output")
     bottleneck: int = option(128, "size of the predictor's hidden layer")
@@ -119,7 +119,7 @@ class TrainConfig:
     pool: str = option("mean", "mean over frames, or cls")
     center: bool = option(True, "subtract each window's mean feature")
     dropout: float = option(0.1, "dropout")
-    epochs: int = option(60, "passes over the clips")
+    steps: int = option(1000, "optimiser steps")
     batch: int = option(32, "windows in a step")
     lr: float = option(1e-3, "peak learning rate of AdamW")
     weight_decay: float = option(0.05, "of AdamW")
@@ -132,7 +132,7 @@ class TrainConfig:
         """The profile's numbers, with changes."""
         base = {
             "width": profile.width, "depth": profile.depth, "window": profile.window,
-            "epochs": profile.train_epochs,
+            "steps": profile.train_steps,
         }  # fmt: skip
         return cls(**{**base, **changes})
 

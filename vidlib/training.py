@@ -3,6 +3,7 @@
 N clips, T_i frames of clip i, D features; W windows; K actions.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -80,8 +81,7 @@ def train_classifier(
         model.parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
     batches = -(-len(features) // config.batch)
-    total = config.epochs * batches
-    warm = max(1, total // 20)
+    warm = max(1, config.steps // 20)
 
     def step(i: int) -> Record:
         epoch, batch = divmod(i, batches)
@@ -89,7 +89,7 @@ def train_classifier(
         rows = np.array_split(order, batches)[batch]
         rng = np.random.default_rng([config.seed, epoch, batch])
         torch.manual_seed(int(rng.integers(2**62)))  # dropout
-        decay = 0.5 * (1 + np.cos(np.pi * max(0, i - warm) / max(1, total - warm)))
+        decay = 0.5 * (1 + math.cos(math.pi * max(0, i - warm) / max(1, config.steps - warm)))
         for group in optimiser.param_groups:
             group["lr"] = config.lr * min(1.0, (i + 1) / warm) * decay
         x, valid = random_windows([features[r] for r in rows], config, rng)
@@ -98,7 +98,7 @@ def train_classifier(
             logits = model(x.to(device), valid.to(device)).float()
         loss = F.cross_entropy(logits, target[rows], label_smoothing=config.smoothing)
         if not torch.isfinite(loss):
-            raise UserError(f"the loss is not finite in epoch {epoch + 1}: try a smaller --lr")
+            raise UserError(f"the loss is not finite at step {i + 1}: try a smaller --lr")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -106,7 +106,7 @@ def train_classifier(
         return {"loss": loss.item(), "accuracy": accuracy, "epoch": epoch + 1}
 
     history = loop.run(
-        "training", total, step, {"model": model, "optimiser": optimiser}, run_key, out,
+        "training", config.steps, step, {"model": model, "optimiser": optimiser}, run_key, out,
         on_step, stop_at=stop_at, progress=progress,
     )  # fmt: skip
     model = model.cpu().eval()

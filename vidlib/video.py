@@ -286,8 +286,8 @@ def _quiet() -> Iterator[None]:
 def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> None:
     """Write uint8 (H,W,3) RGB frames as VP8 .webm, which every browser plays.
 
-    Odd sides gain a repeated row or column, and sides under 8 pixels grow to 8: the codec stores
-    colour at half size. Written beside `path`, then moved, so a half-written file is never seen.
+    Odd sides gain a repeated row or column, since the codec stores colour at half size, and sides
+    under 16 pixels, its block, grow to that: smaller files cannot always be read. Written beside `path`, then moved, so a half-written file is never seen.
     Raises VideoError without frames, for another suffix, or where OpenCV has no VP8 encoder.
     """
     path = Path(path)
@@ -305,7 +305,7 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> N
         for frame in frames:
             if writer is None:
                 shape = frame.shape
-                sides = [max(8, side + side % 2) for side in shape[:2]]
+                sides = [max(16, side + side % 2) for side in shape[:2]]
                 with _quiet():
                     code = cv2.VideoWriter.fourcc(*"VP80")
                     writer = cv2.VideoWriter(str(part.absolute()), code, fps, sides[::-1])
