@@ -243,6 +243,7 @@ def test_what_cannot_be_written_says_so_and_leaves_nothing(tmp_path, square):
         ("a.webm", good[0], 25, "uint8"),
         ("a.webm", [good[0], good[1, 1:]], 25, "one size"),
         ("a.webm", good, 0, "frames per second"),
+        ("a.webm", good, 0.5, "frames per second"),
         ("a.webm", good, float("nan"), "frames per second"),
     ]:
         with pytest.raises(VideoError, match=match) as caught:

@@ -287,13 +287,14 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> N
     """Write uint8 (H,W,3) RGB frames as VP8 .webm, which every browser plays.
 
     Odd sides gain a repeated row or column, since the codec stores colour at half size, and sides
-    under 16 pixels, its block, grow to that: smaller files cannot always be read. Written beside `path`, then moved, so a half-written file is never seen.
-    Raises VideoError without frames, for another suffix, or where OpenCV has no VP8 encoder.
+    under 16, its block, grow to that: at few frames per second smaller ones cannot be read back.
+    Written beside `path`, then moved, so a half-written file is never seen. Raises VideoError
+    without frames, for another suffix, under 1 frame per second, or without a VP8 encoder.
     """
     path = Path(path)
     if path.suffix.lower() != ".webm":
         raise VideoError(f"{path}: only .webm is written: give it that suffix")
-    if not 0 < fps < 1000:
+    if not 1 <= fps < 1000:
         raise VideoError(f"{path}: {fps} frames per second cannot be written: choose 1 to 60")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -339,10 +340,10 @@ def transcode(
     progress: Callable[[float], None] | None = None,
 ) -> None:
     """Convert any readable video to a VP8 .webm that a browser plays; nothing but one frame in
-    memory. Sides over max_side pixels shrink, rates over 30 frames per second become 30.
+    memory. Sides over max_side pixels shrink, rates are kept within 1 and 30 frames per second.
     `progress` is told how many seconds of video are done. Raises VideoError."""
     src = Path(src)
-    rate = min(info(src).fps, 30.0)
+    rate = min(max(info(src).fps, 1.0), 30.0)
 
     def shrunk() -> Iterator[np.ndarray]:
         for seconds, frame in _stream(src, 0.0, rate, None):
