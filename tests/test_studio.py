@@ -44,6 +44,12 @@ def test_frames_are_frozen():
     )
 
 
+def test_a_person_who_leaves_the_picture_leaves_an_empty_room():
+    frames = studio.draw_clip("walking", 500, 500, 0, size=48, fps=4.0, seconds=8.0, seed=7)
+    changes = np.abs(np.diff(frames.astype(int), axis=0)).mean(axis=(1, 2, 3))
+    assert changes[-1] < 0.3 * changes.max()  # tremor alone, against a person who walks
+
+
 @pytest.mark.parametrize("action", studio.ACTIONS)
 def test_a_clip_is_drawn_and_moves(action):
     frames = studio.draw_clip(action, 1, 2, 0, seconds=1.0)

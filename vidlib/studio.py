@@ -932,7 +932,8 @@ def draw_clip(
         picture = backdrop.copy()
         spot = _spot(dark)
         dim = 255 - (dark[spot] >> 1) * room.floor[spot]
-        picture[spot] = cv2.multiply(picture[spot], cv2.merge([dim] * 3), scale=1 / 255)
+        if dim.size:  # who has walked out of the picture throws no shadow into it
+            picture[spot] = cv2.multiply(picture[spot], cv2.merge([dim] * 3), scale=1 / 255)
         canvas.paint[:], canvas.depth[:] = 0, room.depth
         for part, row in zip(parts, rows, strict=True):
             canvas.cone(row[k], light, PAINTS.index(part.paint), part.pattern)
