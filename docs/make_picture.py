@@ -86,7 +86,10 @@ def maps(predictor: Predictor, clips: list[Clip]) -> Iterator[Frame]:
         points = probes.tsne(x)
         at.append((points - points.mean(0)) / np.abs(points - points.mean(0)).max())
     names, groups = catalog.actions(clips), []
-    fig = page(2, f"t-SNE of {len(clips)} clips of people never seen; the colours came afterwards")
+    fig = page(
+        2,
+        f"t-SNE of {len(clips)} clips of people never trained on; colours came afterwards",
+    )
     ax = fig.add_axes((0.03, 0.03, 0.68, 0.72), xticks=[], yticks=[], xlim=(-1.1, 1.1),
                       ylim=(-1.15, 1.15))  # fmt: skip
     ax.spines[:].set(visible=True, color=figures.LIGHT)
@@ -127,7 +130,7 @@ def answers(predictor: Predictor, person: int, scene: int) -> Iterator[Frame]:
     p = np.concatenate([over_time(predictor, shot, fps) for shot in shots])  # (T, K)
     film, names = np.concatenate(shots), [a.replace("_", " ") for a in predictor.actions]
     seconds, kept = np.arange(len(film)) / fps, np.sort(np.argsort(-p.max(0))[:8])
-    fig = page(3, "a person and a room never seen, predicted by the Transformer")
+    fig = page(3, "a person and a room never seen in training, predicted by the Transformer")
     ax = fig.add_axes((0.02, 0.3, 0.28, 0.28 * 7.6 / 4.3), xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     image = ax.imshow(film[0])
@@ -141,10 +144,11 @@ def answers(predictor: Predictor, person: int, scene: int) -> Iterator[Frame]:
     ax = fig.add_axes((0.02, 0.1, 0.93, 0.13), xlim=(0, seconds[-1]), ylim=(0, 1), yticks=[])
     ax.stackplot(seconds, p.T, colors=[figures.COLOURS[i % 8] for i in range(len(names))])
     ax.set_xlabel("seconds", labelpad=1)
-    cursor = ax.axvline(0, color="black", linewidth=2.5)
+    cursor = [ax.axvline(0, color=c, linewidth=w) for c, w in (("white", 6), ("black", 2.5))]
     for k in range(0, len(film), 2):
         image.set_data(film[k])
-        cursor.set_xdata([seconds[k]] * 2)
+        for line in cursor:
+            line.set_xdata([seconds[k]] * 2)
         for bar, text, i in zip(bars, said, kept, strict=True):
             bar.set(width=p[k, i], color=figures.COLOURS[i % 8])
             text.set(x=p[k, i] + 0.015, text=f"{p[k, i]:.0%}", weight="normal")

@@ -6,6 +6,7 @@ command needs them.
 
 import argparse
 import json
+import math
 import os
 import sys
 import warnings
@@ -152,9 +153,11 @@ def run_pretrain(args: argparse.Namespace) -> None:
     last = history[-1]
     print(
         f"{len(clips)} clips, {last['step']} steps, {last['seconds'] / 60:.1f} min: loss "
-        f"{last['loss']:.3f}, collapse measure {last['collapse']:.2f} (1 healthy, 0 collapsed), "
-        f"kNN among training people {last.get('knn', float('nan')):.0%}\nsaved {args.out}"
+        f"{last['loss']:.3f}, collapse measure {last['collapse']:.2f} (1 healthy, 0 collapsed)"
     )
+    if not math.isnan(last.get("knn", math.nan)):
+        print(f"kNN accuracy among training people {last['knn']:.0%}")
+    print(f"saved {args.out}")
 
 
 def run_embed(args: argparse.Namespace) -> None:

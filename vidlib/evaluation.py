@@ -64,12 +64,12 @@ class Outcome:
 
     def report(self) -> str:
         """Accuracy, the per-action table and the confusion matrix, to print."""
-        low, high = self.interval
-        matrix = self.confusion()
+        (low, high), people, matrix = self.interval, len(set(self.people)), self.confusion()
+        sure = f"95 % interval by person {low:.1%} to {high:.1%}" if people > 1 else "no interval"
         wide = max(len(a) for a in self.actions)
         lines = [
             f"accuracy {self.accuracy:.1%} ({self.correct.sum()} of {len(self.true)} clips)",
-            f"{len(set(self.people))} people; 95 % interval by person {low:.1%} to {high:.1%}",
+            f"people: {people}; {sure}",
             "",
             f"{'action':{wide}}  recall  precision  clips",
         ]
