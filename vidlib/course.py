@@ -101,15 +101,17 @@ def main() -> None:
             for p in (probes.knn(px, labels, py), probes.linear_probe(px, labels, py), predicted)
         ]
 
-    def rows(outcomes: list[Any]) -> list[tuple[float, float, float]]:
+    def rows(outcomes: list[Any]) -> list[Any]:
         return [(o.accuracy, *o.interval) for o in outcomes]
 
     key = checkpoints.key("fit", meta["id"], train, data)
-    missing = not settings.classifier_path().is_file()
-    trained = stages.run(
+    path = settings.classifier_path()
+    if (checkpoints.stored_key(path) or "none") not in stages.kept.get(key, []):
+        stages.kept.pop(key, None)  # the weight file has gone, or is another run's
+    *trained, _ = stages.run(
         "5 train the Transformer, test it on unseen people",
-        lambda: rows(fit()),
-        None if missing else key,
+        lambda: [*rows(fit()), checkpoints.stored_key(path)],
+        key,
     )
     base = stages.run(
         "6 the same with an untrained encoder, to compare",
