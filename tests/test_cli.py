@@ -1,6 +1,8 @@
 """The command line end to end on own clips, its help, its mistakes."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -60,6 +62,27 @@ def test_own_clips_from_pretraining_to_prediction(
     assert main(["predict", "--json", str(one), str(own / "raw_videos")]) == 2  # one is broken
     both = capsys.readouterr()
     assert len(json.loads(both.out)) == 7 and "broken.mp4" in both.err
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vidlib import pretraining
+
+    measure = pretraining.collapse_measure
+
+    def interrupting(z: object) -> float:
+        os.kill(os.getpid(), signal.SIGINT)  # as the terminal does, in the middle of a step
+        return measure(z)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "collapse_measure", interrupting)
+        assert main(["pretrain", *TINY]) == 130
+    err = capsys.readouterr().err
+    assert "stopped after step 1 of 3: saved to" in err and "Traceback" not in err
+    assert not settings.encoder_path().exists()
+    assert main(["pretrain", *TINY]) == 0
+    assert settings.encoder_path().is_file()
 
 
 def test_leave_one_person_out_runs_whole(

@@ -130,6 +130,21 @@ def test_mistakes_are_named(quick_clips: Sequence[Clip], changes: dict, says: st
         pretrain(quick_clips, replace(TINY, **changes), device=CPU, progress=False)
 
 
+def test_starting_weights_come_from_a_file_and_count_by_content(
+    quick_clips: Sequence[Clip], tmp_path: Path
+) -> None:
+    start, out = tmp_path / "start.pth", tmp_path / "out.pth"
+    first, _ = pretrain(quick_clips, TINY, start, CPU, progress=False)
+    config = replace(TINY, init=str(start), lr=0.0, weight_decay=0.0, steps=2)
+    second, _ = pretrain(quick_clips, config, out, CPU, progress=False)
+    for name, value in first.named_parameters():  # no step of size 0 moves them
+        assert torch.equal(value, dict(second.named_parameters())[name]), name
+    before = checkpoints.stored_key(out)
+    pretrain(quick_clips, replace(TINY, seed=1), start, CPU, progress=False)  # same name
+    pretrain(quick_clips, config, out, CPU, progress=False)
+    assert checkpoints.stored_key(out) != before
+
+
 def test_no_clips_is_one_clear_error() -> None:
     with pytest.raises(UserError, match="vidlib studio"):
         pretrain([], TINY)

@@ -81,7 +81,8 @@ def pretrain(
         raise UserError("centring needs --frames-per-clip of 2 or more: one frame is its own mean")
     if config.recipe not in augment.RECIPES:
         raise UserError(f"no recipe '{config.recipe}': choose {', '.join(augment.RECIPES)}")
-    run_key = checkpoints.key("pretrain", asdict(config), catalog.fingerprint(clips))
+    start = sampling.file_key(config.init) if Path(config.init).is_file() else config.init
+    run_key = checkpoints.key("pretrain", asdict(config), start, catalog.fingerprint(clips))
     if out and checkpoints.stored_key(out) == run_key:
         encoder, meta = checkpoints.load_encoder(out)
         return encoder, meta["history"]
