@@ -178,7 +178,7 @@ def run_embed(args: argparse.Namespace) -> None:
     )  # fmt: skip
     labels = [c.action or "unlabelled" for c in clips]
     figure, alt = figures.embedding(probes.tsne(pooled), labels, "t-SNE of the clips' features")
-    figure.savefig(args.out.with_suffix(".png"))
+    args.out.with_suffix(".png").write_bytes(figures.to_png(figure))
     print(f"saved {args.out} {pooled.shape} and {args.out.with_suffix('.png')}: {alt}")
 
 

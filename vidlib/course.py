@@ -80,7 +80,7 @@ def main() -> None:
         labels = [str(c.action) for c in asked]
         figure, alt = figures.embedding(probes.tsne(x), labels, "t-SNE of unseen people's clips")
         results.mkdir(parents=True, exist_ok=True)
-        figure.savefig(results / "tsne.png")
+        (results / "tsne.png").write_bytes(figures.to_png(figure))
         return {"alt": alt}
 
     stages.run("4 look at the features (t-SNE)", look, checkpoints.key("look", meta["id"], data))

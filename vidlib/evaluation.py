@@ -174,7 +174,9 @@ def protocol_report(outcomes: dict[str, list[dict[str, Outcome]]]) -> str:
     for which, seeds in outcomes.items():
         for measure in seeds[0]:
             values = np.array([s[measure].accuracy for s in seeds])
-            spread = f" +- {values.std(ddof=1):.1%} over {len(seeds)} seeds" * (len(seeds) > 1)
+            spread = ""
+            if len(values) > 1:
+                spread = f" +- {values.std(ddof=1):.1%} over {len(values)} seeds"
             lines.append(f"{which:10}  {measure:11}  {values.mean():.1%}{spread}")
     for which, seeds in outcomes.items():
         lines += ["", f"Transformer on the {which} encoder, first seed:",

@@ -86,3 +86,61 @@ def check_selective(selective: Any) -> str:
             "at 0.95 nothing is answered: the share is 0 and the accuracy nan, not a guess"
         )
     return "fewer answers, and you can say how good those are"
+
+
+# --- 02, pre-train with SimSiam ------------------------------------------------------------------
+
+
+@told
+def check_loss(loss: Any) -> str:
+    """A function of p, z (N, d) that returns their negative cosine similarity, z's gradient
+    stopped."""
+    import torch
+
+    from .simsiam import negative_cosine
+
+    p, z = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0)) * 3
+    p.requires_grad_(), z.requires_grad_()
+    found = loss(p, z)
+    if found is None or found is ...:
+        raise NotYet("the loss returns nothing: return a scalar tensor")
+    right = negative_cosine(p, z)
+    if getattr(found, "shape", None) != right.shape:
+        raise NotYet("return one number: the mean over the batch")
+    if torch.isclose(found, -right, atol=1e-5):
+        raise NotYet("the sign: agreement should make the loss low, so minus the cosine")
+    if not torch.isclose(found, right, atol=1e-5):
+        raise NotYet(f"expected {right.item():.4f} on random input, got {found.item():.4f}: divide "
+                     "each row's product by both rows' lengths, then average")  # fmt: skip
+    if found.requires_grad:
+        found.backward()
+    if z.grad is not None and z.grad.abs().sum() > 0:
+        raise NotYet("gradient flows into z: stop it with z.detach()")
+    if p.grad is None:
+        raise NotYet("no gradient flows into p: detach z alone")
+    return "the negative cosine, with z's gradient stopped"
+
+
+@told
+def check_collapse(measure: Any) -> str:
+    """A function of z (N, d): the spread of the normalised rows x sqrt(d)."""
+    import torch
+
+    from .simsiam import collapse_measure
+
+    z = torch.randn(512, 16, generator=torch.Generator().manual_seed(0))
+    z = z * torch.linspace(0.1, 9, 512)[:, None]
+    found = measure(z)
+    if found is None or found is ...:
+        raise NotYet("the measure returns nothing: return a number")
+    found, right = float(found), collapse_measure(z)
+    if abs(found - z.std(0).mean().item() * 4) < 1e-3:
+        raise NotYet("long rows count more than short ones: bring every row to length 1 first")
+    if abs(found - right / 4) < 1e-3:
+        raise NotYet("for random directions that gives 1 / sqrt(d): multiply by sqrt(d)")
+    if abs(found - right) > 1e-3:
+        raise NotYet(f"expected {right:.3f} on random directions, got {found:.3f}: standard "
+                     "deviation of each column, then the mean over columns")  # fmt: skip
+    if float(measure(torch.ones(8, 16))) > 1e-6:
+        raise NotYet("rows that are all alike should give 0")
+    return "1 for random directions, 0 for a single point"
