@@ -84,7 +84,7 @@ def maps(predictor: Predictor, clips: list[Clip]) -> Iterator[Frame]:
     for encoder in (before, predictor.encoder):
         x = probes.pool(features.extract_features(encoder, clips, predictor.sampling))
         points = probes.tsne(x)
-        at.append((points - points.mean(0)) / np.abs(points - points.mean(0)).max())
+        at.append((points - points.mean(0)) / np.abs(points - points.mean(0)).max(0))
     names, groups = catalog.actions(clips), []
     fig = page(
         2,

@@ -76,3 +76,149 @@ def test_selective(capsys: pytest.CaptureFixture[str]) -> None:
         (lambda *_: (0.75, 0.9), "2 of the 3"),
     ]:
         assert hint in says(exercises.check_selective, wrong, capsys)
+
+
+# --- 03, see what it learned ---------------------------------------------------------------------
+
+
+def few_labels(labels: list[str], count: int, seed: int) -> Any:
+    rng, names = np.random.default_rng(seed), np.array(labels)
+    each = [rng.choice(np.flatnonzero(names == a), count, False) for a in sorted(set(labels))]
+    return np.concatenate(each)
+
+
+def test_few_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert says(exercises.check_few_labels, few_labels, capsys).startswith("ok")
+
+    def first(labels: list[str], count: int, seed: int) -> Any:
+        return np.concatenate([np.flatnonzero(np.array(labels) == a)[:count] for a in set(labels)])
+
+    luck = np.random.default_rng(0)
+    for wrong, hint in [
+        (lambda n, c, s: np.random.default_rng(s).choice(len(n), c, False), "of each action"),
+        (lambda n, c, s: np.arange(c * len(set(n))), "4 of each"),
+        (lambda n, c, s: np.repeat(few_labels(n, 1, s), c), "twice"),
+        (lambda n, c, s: few_labels(n, c, int(luck.integers(10**6))), "same seed"),
+        (first, "another seed"),
+        (lambda n, c, s: few_labels(n, c, s) / 2, "whole numbers"),
+        (lambda n, c, s: few_labels(n, c * 1000, s), "ValueError"),
+    ]:
+        assert hint in says(exercises.check_few_labels, wrong, capsys)
+
+
+def neighbours_elsewhere(v: Any, people: list[str], k: int, sign: int = -1, unit: Any = 1) -> Any:
+    unit = v / np.linalg.norm(v, axis=1, keepdims=True) if unit else v
+    cosine = unit @ unit.T
+    cosine[np.equal.outer(people, people)] = np.inf * sign
+    return np.argsort(sign * cosine, axis=1)[:, :k]
+
+
+def test_neighbours_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    check = exercises.check_neighbours_elsewhere
+    assert says(check, neighbours_elsewhere, capsys).startswith("ok")
+    for wrong, hint in [
+        (lambda v, p, k: neighbours_elsewhere(v, list(range(len(v))), k), "same person"),
+        (lambda v, p, k: np.arange(len(v))[:, None] + np.zeros(k, int), "own neighbour"),
+        (lambda v, p, k: neighbours_elsewhere(v, p, k)[:, ::-1], "another order"),
+        (lambda v, p, k: neighbours_elsewhere(v, p, k, sign=1), "farthest"),
+        (lambda v, p, k: neighbours_elsewhere(v, p, k, unit=0), "length"),
+        (lambda v, p, k: neighbours_elsewhere(v, p, k).T, "shape"),
+    ]:
+        assert hint in says(check, wrong, capsys)
+
+
+# --- 04, train the Transformer -------------------------------------------------------------------
+
+
+def masked_pool(x: Any, valid: Any, over: Any = None) -> Any:
+    keep = valid[..., None]
+    count = keep.sum(1) if over is None else over
+    mean = np.where(keep, x, 0).sum(1) / count
+    variance = np.where(keep, (x - mean[:, None]) ** 2, 0).sum(1) / count
+    return np.concatenate([mean, np.sqrt(variance)], 1)
+
+
+def test_masked_pool(capsys: pytest.CaptureFixture[str]) -> None:
+    check = exercises.check_masked_pool
+    assert says(check, masked_pool, capsys).startswith("ok")
+
+    def half(x: Any, valid: Any, spread: Any) -> Any:
+        return np.concatenate([masked_pool(x, valid)[:, : x.shape[2]], spread], 1)
+
+    def by_zeros(x: Any, valid: Any) -> Any:
+        return masked_pool(x, (x != 0).all(2))
+
+    for wrong, hint in [
+        (lambda x, v: masked_pool(x, v, x.shape[1]), "the mean counts"),
+        (lambda x, v: masked_pool(x, np.ones_like(v)), "the mean counts"),
+        (lambda x, v: half(x, v, x.std(1)), "the spread counts"),
+        (lambda x, v: half(x, v, masked_pool(x, v)[:, x.shape[2] :] ** 2), "square root"),
+        (lambda x, v: half(x, v, np.ones((3, 5))), "spread (np.std)"),
+        (lambda x, v: masked_pool(x, v) + 1, "first half"),
+        (by_zeros, "padding"),
+        (lambda x, v: x.mean(1), "shape"),
+    ]:
+        assert hint in says(check, wrong, capsys)
+
+
+def test_shuffled(capsys: pytest.CaptureFixture[str]) -> None:
+    check = exercises.check_shuffled
+
+    def shuffled(x: Any, seed: int) -> Any:
+        return np.random.default_rng(seed).permutation(x)
+
+    def in_place(x: Any, seed: int) -> Any:
+        np.random.default_rng(seed).shuffle(x)
+        return x
+
+    luck = np.random.default_rng(0)
+    assert says(check, shuffled, capsys).startswith("ok")
+    for wrong, hint in [
+        (in_place, "a copy"),
+        (lambda x, s: np.random.default_rng(s).permuted(x, axis=0), "whole rows"),
+        (lambda x, s: np.random.default_rng(s).choice(x, len(x)), "twice"),
+        (lambda x, s: x[::-1], "old order"),
+        (lambda x, s: shuffled(x, int(luck.integers(10**6))), "same seed"),
+        (lambda x, s: shuffled(x, 7), "every seed"),
+        (lambda x, s: shuffled(x, s)[:5], "shape"),
+    ]:
+        assert hint in says(check, wrong, capsys)
+
+
+# --- 02, pre-train with SimSiam ------------------------------------------------------------------
+
+
+def cosine(p: Any, z: Any) -> Any:
+    return (p * z).sum(1) / (p.norm(dim=1) * z.norm(dim=1))
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda p, z: -cosine(p, z.detach()).mean(), "ok"),
+        (lambda p, z: cosine(p, z.detach()).mean(), "the sign"),
+        (lambda p, z: -cosine(p, z.detach()), "one number"),
+        (lambda p, z: -cosine(p, z).mean(), "flows into z"),
+        (lambda p, z: -cosine(p.detach(), z).mean(), "no gradient flows into p"),
+        (lambda p, z: -(p * z.detach()).sum(1).mean(), "divide"),
+    ],
+)
+def test_loss(answer: Any, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hint in says(exercises.check_loss, answer, capsys)
+
+
+def unit(z: Any) -> Any:
+    return z / z.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda z: unit(z).std(0).mean() * z.shape[1] ** 0.5, "ok"),
+        (lambda z: z.std(0).mean() * z.shape[1] ** 0.5, "length 1"),
+        (lambda z: unit(z).std(0).mean(), "sqrt(d)"),
+        (lambda z: unit(z).std(1).mean() * z.shape[1] ** 0.5, "not yet"),
+    ],
+)
+def test_collapse(answer: Any, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hint in says(exercises.check_collapse, answer, capsys)

@@ -114,10 +114,10 @@ def check_loss(loss: Any) -> str:
                      "each row's product by both rows' lengths, then average")  # fmt: skip
     if found.requires_grad:
         found.backward()
+    if p.grad is None:
+        raise NotYet("no gradient flows into p: detach z, and z alone")
     if z.grad is not None and z.grad.abs().sum() > 0:
         raise NotYet("gradient flows into z: stop it with z.detach()")
-    if p.grad is None:
-        raise NotYet("no gradient flows into p: detach z alone")
     return "the negative cosine, with z's gradient stopped"
 
 
@@ -141,6 +141,133 @@ def check_collapse(measure: Any) -> str:
     if abs(found - right) > 1e-3:
         raise NotYet(f"expected {right:.3f} on random directions, got {found:.3f}: standard "
                      "deviation of each column, then the mean over columns")  # fmt: skip
-    if float(measure(torch.ones(8, 16))) > 1e-6:
-        raise NotYet("rows that are all alike should give 0")
+    alike = torch.randn(16, generator=torch.Generator().manual_seed(1)).repeat(8, 1)
+    if abs(float(measure(alike))) > 1e-5:
+        raise NotYet("rows that are all alike should give 0: the spread is over rows, dim=0")
     return "1 for random directions, 0 for a single point"
+
+
+# --- 03, see what it learned ---------------------------------------------------------------------
+
+
+@told
+def check_few_labels(few_labels: Any) -> str:
+    """A function of N labels, a count and a seed that returns indices of `count` clips of each
+    label, drawn at random."""
+    labels = ["running"] * 40 + ["boxing"] * 20 + ["waving"] * 40  # in order, and not balanced
+    found = few_labels(labels, 4, 0)
+    if found is None or found is ...:
+        raise NotYet("few_labels returns nothing: return the chosen indices")
+    chosen = np.asarray(found).ravel()
+    if chosen.dtype.kind not in "iu":
+        raise NotYet(f"return indices, whole numbers, not {chosen.dtype} values")
+    counts = {a: sum(labels[i] == a for i in chosen) for a in dict.fromkeys(labels)}
+    if len(chosen) == 4:
+        raise NotYet("4 clips in all: `count` of each action are wanted, so 12 here")
+    if set(counts.values()) != {4}:
+        raise NotYet(f"4 of each action are wanted, not {counts}")
+    if len(set(chosen.tolist())) < len(chosen):
+        raise NotYet("a clip is chosen twice: draw without replacement")
+    if set(chosen.tolist()) != set(np.ravel(few_labels(labels, 4, 0)).tolist()):
+        raise NotYet("the same seed gives other clips: use np.random.default_rng(seed)")
+    if {tuple(sorted(np.ravel(few_labels(labels, 4, seed)))) for seed in range(1, 5)} == {
+        tuple(sorted(chosen))
+    }:
+        raise NotYet("another seed gives the same clips: draw at random, not the first ones")
+    return "as many of each action, drawn at random"
+
+
+@told
+def check_neighbours_elsewhere(neighbours: Any) -> str:
+    """A function of vectors (N, D), N people and k that returns the indices (N, k) of the k
+    nearest by cosine among other people's."""
+    rng = np.random.default_rng(0)
+    v, people, k = rng.normal(size=(24, 6)), list("abcdef" * 4), 3
+    v *= rng.uniform(0.1, 10, (24, 1))  # cosine does not see lengths; other distances do
+    unit = v / np.linalg.norm(v, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    same = np.equal.outer(people, people)
+    right = np.argsort(np.where(same, -2, cosine) * -1, axis=1)[:, :k]
+    found = neighbours(v.copy(), list(people), k)
+    if found is None or found is ...:
+        raise NotYet("neighbours_elsewhere returns nothing: return indices (N, k)")
+    got = np.asarray(found)
+    if got.shape != right.shape:
+        raise NotYet(f"expected shape {right.shape}, one row a clip, got {got.shape}")
+    rows = np.arange(len(v))[:, None]
+    if (got == rows).any():
+        raise NotYet("a clip is its own neighbour: it is a clip of the same person")
+    if same[rows, got].any():
+        raise NotYet("some neighbours are the same person: leave that person's clips out")
+    if (np.sort(got) == np.sort(right)).all() and (got != right).any():
+        raise NotYet("the right neighbours in another order: the nearest comes first")
+    if (got == np.argsort(np.where(same, 2, cosine), axis=1)[:, :k]).all():
+        raise NotYet("these are the farthest: the largest cosine is the nearest")
+    if (got != right).any():
+        raise NotYet("other neighbours than by cosine: divide each vector by its length first")
+    return "the nearest among other people"
+
+
+# --- 04, train the Transformer -------------------------------------------------------------------
+
+
+@told
+def check_masked_pool(pool: Any) -> str:
+    """A function of features (B, T, D) and valid (B, T), NumPy arrays, that returns mean and
+    spread over the valid frames side by side, (B, 2 D)."""
+    rng = np.random.default_rng(0)
+    x, valid = rng.normal(size=(3, 8, 5)) + 2, np.arange(8) < np.array([[8], [5], [3]])
+    x[~valid] = 0  # as take_window pads
+    kept = [f[v] for f, v in zip(x, valid, strict=True)]
+    right = np.stack([np.concatenate([f.mean(0), f.std(0)]) for f in kept])
+    found = pool(x.copy(), valid.copy())
+    if found is None or found is ...:
+        raise NotYet("masked_pool returns nothing: return an array (B, 2 D)")
+    got = np.asarray(found, float)
+    if got.shape != right.shape:
+        raise NotYet(f"expected shape {right.shape}, got {got.shape}")
+    if np.allclose(got[:, :5], x.mean(1)):
+        raise NotYet("the mean counts the padding: divide by the number of valid frames, not by T")
+    if not np.allclose(got[:, :5], right[:, :5]):
+        raise NotYet("the first half should be the mean over the valid frames")
+    if np.allclose(got[:, 5:], x.std(1)):
+        raise NotYet("the spread counts the padding: leave out the frames that are not valid")
+    if np.allclose(got[:, 5:], right[:, 5:] ** 2):
+        raise NotYet("the second half is the variance: take its square root")
+    if not np.allclose(got[:, 5:], right[:, 5:]):
+        raise NotYet("the second half should be the spread (np.std) over the valid frames; "
+                     "padding minus the mean is not zero")  # fmt: skip
+    x[~valid] = 1e6
+    if not np.allclose(pool(x, valid.copy()), right):
+        raise NotYet("what stands in the padding changes the result: use `valid`, not the zeros")
+    return "padding does not change it"
+
+
+@told
+def check_shuffled(shuffled: Any) -> str:
+    """A function of one clip's features (T, D) and a seed that returns the same frames in a
+    random order."""
+    x = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32)
+    before = x.copy()
+    found = shuffled(x, 0)
+    if found is None or found is ...:
+        raise NotYet("shuffled returns nothing: return an array (T, D)")
+    got = np.asarray(found)
+    if (x != before).any():
+        raise NotYet("the clip you were given has changed: shuffle a copy "
+                     "(rng.permutation makes one, rng.shuffle does not)")  # fmt: skip
+    if got.shape != x.shape:
+        raise NotYet(f"expected shape {x.shape}, got {got.shape}")
+    order = [np.flatnonzero((x == row).all(1)) for row in got]
+    if any(len(at) != 1 for at in order):
+        raise NotYet("a frame of the result is no frame of the clip: move whole rows (axis 0)")
+    at = [int(i[0]) for i in order]
+    if len(set(at)) < len(at):
+        raise NotYet("a frame appears twice and another is lost: permute, do not draw")
+    if at in (list(range(24)), list(range(23, -1, -1))):
+        raise NotYet("the frames are in their old order, or just reversed: shuffle them")
+    if not np.array_equal(got, shuffled(x, 0)):
+        raise NotYet("the same seed gives another order: use np.random.default_rng(seed)")
+    if all(np.array_equal(got, shuffled(x, seed)) for seed in range(1, 4)):
+        raise NotYet("every seed gives the same order: hand the seed to np.random.default_rng")
+    return "the same frames, another order"
