@@ -134,4 +134,4 @@ def main() -> None:
         cells = [f"{v:6.1%}  ({low:.0%} to {high:.0%})" for v, low, high in (b, t)]
         print(f"{name:24}{cells[0]:28}{cells[1]}")
     print(f"\n{stages.minutes:.1f} minutes in all. Open the first notebook with:\n\n"
-          "  .venv/bin/jupyter lab notebooks/01_look_at_the_data.ipynb\n")  # fmt: skip
+          "  .venv/bin/jupyter lab --ServerApp.root_dir=. notebooks/01_look_at_the_data.ipynb\n")  # fmt: skip
