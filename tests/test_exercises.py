@@ -222,3 +222,48 @@ def unit(z: Any) -> Any:
 )
 def test_collapse(answer: Any, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert hint in says(exercises.check_collapse, answer, capsys)
+
+
+# --- 01, look at the data ------------------------------------------------------------------------
+
+
+def energy(frames: Any) -> Any:
+    return np.abs(np.diff(frames.astype(np.int16), axis=0)).mean((1, 2, 3))
+
+
+def test_energy(capsys: pytest.CaptureFixture[str]) -> None:
+    check = exercises.check_energy
+    assert says(check, energy, capsys).startswith("ok")
+    for wrong, hint in [
+        (lambda f: np.abs(np.diff(f, axis=0)).mean((1, 2, 3)), "has no negative"),
+        (lambda f: np.diff(f, axis=0).astype(int).mean((1, 2, 3)), "has no negative"),
+        (lambda f: np.diff(f.astype(float), axis=0).mean((1, 2, 3)), "cancel out"),
+        (lambda f: np.abs(np.diff(f.astype(float), axis=0).mean((1, 2, 3))), "cancel out"),
+        (lambda f: energy(f).mean(), "not one for the clip"),
+        (lambda f: np.append(energy(f), 0), "have 4 changes"),
+        (lambda f: energy(f) / 255, "expected"),
+        (lambda f: f[99], "IndexError"),
+    ]:
+        assert hint in says(check, wrong, capsys)
+
+
+def hold_out(people: list[str], fraction: float, seed: int, least: int = 1) -> Any:
+    names = sorted(set(people))
+    count = max(least, round(fraction * len(names)))
+    return np.isin(people, np.random.default_rng(seed).choice(names, count, replace=False))
+
+
+def test_hold_out(capsys: pytest.CaptureFixture[str]) -> None:
+    check = exercises.check_hold_out
+    assert says(check, hold_out, capsys).startswith("ok")
+    fresh = np.random.default_rng(0)
+    for wrong, hint in [
+        (lambda p, f, s: np.random.default_rng(s).random(len(p)) < f, "both sides"),
+        (lambda p, f, s: hold_out(p, f, 0), "every seed"),
+        (lambda p, f, s: hold_out(p, f, int(fresh.integers(10**9))), "the same seed"),
+        (lambda p, f, s: hold_out(p, f, s, least=0), "at least one person"),
+        (lambda p, f, s: hold_out(p, 2 * f, s), "not 4"),
+        (lambda p, f, s: np.flatnonzero(hold_out(p, f, s)), "array (N,) of bool"),
+        (lambda p, f, s: sorted(set(p))[:2], "array (N,) of bool"),
+    ]:
+        assert hint in says(check, wrong, capsys)

@@ -133,5 +133,5 @@ def main() -> None:
     for name, b, t in zip(("kNN", "linear probe", "Transformer"), base, trained, strict=True):
         cells = [f"{v:6.1%}  ({low:.0%} to {high:.0%})" for v, low, high in (b, t)]
         print(f"{name:24}{cells[0]:28}{cells[1]}")
-    print(f"\n{stages.minutes:.1f} minutes in all. Open the first notebook with:\n\n"
-          "  .venv/bin/jupyter lab --ServerApp.root_dir=. notebooks/01_look_at_the_data.ipynb\n")  # fmt: skip
+    lab = ".venv/bin/jupyter lab --ServerApp.root_dir=. notebooks/01_look_at_the_data.ipynb"
+    print(f"\n{stages.minutes:.1f} minutes in all. Open the first notebook with:\n\n  {lab}\n")

@@ -271,3 +271,65 @@ def check_shuffled(shuffled: Any) -> str:
     if all(np.array_equal(got, shuffled(x, seed)) for seed in range(1, 4)):
         raise NotYet("every seed gives the same order: hand the seed to np.random.default_rng")
     return "the same frames, another order"
+
+
+# --- 01, look at the data ------------------------------------------------------------------------
+
+
+@told
+def check_energy(energy: Any) -> str:
+    """A function of frames uint8 (T, H, W, 3) that returns the mean absolute change of a pixel
+    from each frame to the next, (T - 1,)."""
+    frames = np.random.default_rng(0).integers(0, 256, (5, 6, 8, 3), dtype=np.uint8)
+    signed = np.diff(frames.astype(float), axis=0)
+    right = np.abs(signed).mean((1, 2, 3))
+    found = energy(frames)
+    if found is None or found is ...:
+        raise NotYet("the function returns nothing: return an array (T - 1,)")
+    found = np.asarray(found, float)
+    if found.ndim == 0:
+        raise NotYet("one number for each pair of frames, not one for the clip: mean over H, W, 3")
+    if found.shape != right.shape:
+        raise NotYet(f"{len(frames)} frames have {len(right)} changes: expected the shape "
+                     f"{right.shape}, got {found.shape}")  # fmt: skip
+    if np.allclose(found, np.diff(frames, axis=0).mean((1, 2, 3))):
+        raise NotYet("uint8 has no negative, 3 - 5 gives 254: change the type before subtracting")
+    if np.allclose(np.abs(found), np.abs(signed.mean((1, 2, 3)))):
+        raise NotYet("brighter and darker cancel out: absolute value first, then the mean")
+    if not np.allclose(found, right):
+        raise NotYet(f"expected {right.round(2)}, got {found.round(2)}")
+    return "the mean absolute change from each frame to the next"
+
+
+@told
+def check_hold_out(hold_out: Any) -> str:
+    """A function of the person of each of N clips, a fraction and a seed that returns which clips
+    are for testing, (N,) bool: all those of about that fraction of the people."""
+    people = [f"person {i}" for i in (0, 1, 2, 3, 4, 5, 6, 7) for _ in range(2 + 3 * (i % 3))]
+    people = [people[i] for i in np.random.default_rng(0).permutation(len(people))]
+
+    def run(*arguments: Any) -> Any:
+        found = hold_out(*arguments)
+        if found is None or found is ...:
+            raise NotYet("the function returns nothing: return an array (N,) of True and False")
+        found = np.asarray(found)
+        if found.shape != (len(arguments[0]),) or found.dtype != bool:
+            raise NotYet("return True or False for each clip: an array (N,) of bool, not a list of "
+                         "people or of places")  # fmt: skip
+        return found
+
+    for seed in range(4):
+        held = run(people, 0.25, seed)
+        tested = {p for p, h in zip(people, held, strict=True) if h}
+        if both := sorted(tested & {p for p, h in zip(people, held, strict=True) if not h}):
+            raise NotYet(f"{both[0]} is on both sides: draw people, not clips")
+        if len(tested) != 2:
+            raise NotYet(f"a quarter of 8 people is 2, not {len(tested)}")
+        if not np.array_equal(held, run(people, 0.25, seed)):
+            raise NotYet("the same seed gives another split: use np.random.default_rng(seed), and "
+                         "sort the people, since a set has no order")  # fmt: skip
+    if all(np.array_equal(run(people, 0.25, seed), held) for seed in range(8)):
+        raise NotYet("every seed gives the same people: hand it to np.random.default_rng")
+    if len({p for p, h in zip(people, run(people, 0.01, 0), strict=True) if h}) != 1:
+        raise NotYet("a small fraction leaves nobody to test with: at least one person")
+    return "nobody is on both sides"
