@@ -73,6 +73,11 @@ def test_the_longest_known_action_wins_in_flat_names(tree):
     assert found["val/walkingfast_1.mp4"] == "walkingfast"
 
 
+def test_a_guess_never_extends_a_known_action(tree):
+    root = tree("train/waving_kitchen_01.mp4", "train/waving_kitchen.mp4", "train/squat_01.mp4")
+    assert {clip.action for clip in find_clips(root)} == {"waving", "squat"}
+
+
 def test_unknown_actions_in_flat_names(tree):
     root = tree(
         "train/high_five_01.mp4", "train/juggling_garden.mp4", "val/high_five.mp4", "skating12.mp4"

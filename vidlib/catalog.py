@@ -131,9 +131,11 @@ def find_clips(root: Path | str | None = None, source: str = "auto") -> list[Cli
     places = {path: _place(path, root) for path in paths}
     names = [*STUDIO_ACTIONS, *(row.action for row in listed), *(p[1] for p in places.values())]
     known = {_plain(name): name for name in names if name}
+    told = tuple(f"{name}_" for name in known)  # waving_kitchen_01 is waving, no action of its own
     for path, (_, _, flat) in places.items():
         if flat and not STUDIO.fullmatch(path.name) and (guess := _guess_action(path.stem)):
-            known.setdefault(guess, guess)
+            if not guess.startswith(told):
+                known.setdefault(guess, guess)
     clips = {os.path.abspath(path): _describe(path, root, known) for path in paths}
     for row in listed:  # a cell left empty is taken from the folders
         found = clips.get(os.path.abspath(row.path), row)
