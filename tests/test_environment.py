@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from IPython.core.inputtransformer2 import TransformerManager
 from packaging.requirements import Requirement
 
 import vidlib
@@ -71,13 +72,13 @@ def imported(source: str) -> set[str]:
 
 
 def sources(folder: str) -> str:
-    """All Python of a folder: modules, and the code cells of notebooks without their magics."""
+    """All Python of a folder: modules, and the code cells of notebooks, their magics translated."""
     texts = [path.read_text(encoding="utf-8") for path in (REPO / folder).glob("*.py")]
+    plain = TransformerManager()  # IPython's own: `x = !command` too is valid Python after it
     for path in (REPO / folder).rglob("*.ipynb"):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             if cell["cell_type"] == "code":
-                lines = "".join(cell["source"]).splitlines()
-                texts.append("\n".join(line for line in lines if not line.startswith(("%", "!"))))
+                texts.append(plain.transform_cell("".join(cell["source"])))
     return "\n".join(text.replace("from __future__ import annotations", "") for text in texts)
 
 
