@@ -1,5 +1,6 @@
 """Shared by all tests: a data folder of their own, small written videos, real files if present."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,11 @@ def own_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("VIDLIB_DATA", str(root))
         patch.setenv("VIDLIB_PROFILE", "quick")
         yield root
+
+
+def rounds(long: int) -> int:
+    """How often a test marked `soak` does its work: `long` in `make soak`, else a twentieth."""
+    return long if os.environ.get("VIDLIB_SOAK") else max(1, long // 20)
 
 
 def moving_square(

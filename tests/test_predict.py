@@ -1,6 +1,7 @@
 """From a file to an answer, real odd files included."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import rounds
 from vidlib import checkpoints, encoders, video
 from vidlib.predict import Predictor
 from vidlib.settings import UserError
@@ -68,6 +70,26 @@ def test_a_long_film_is_read_in_segments_and_its_timeline_covers_it(
     # three segments of 20, 20 and 1 s: the last is as long as a window, so it stands alone
     assert len(answer.frame_times) == pytest.approx(41 * 12, abs=2)
     assert (np.diff(answer.frame_times) > 0).all()
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files through /proc")
+def test_many_predictions_leave_nothing_behind(predictor: Predictor, small_video: Path) -> None:
+    """No open file stays, and memory is flat: it may wobble by 50 MB, where one prediction's
+    decoded frames (230 kB), if they stayed, would make 230 MB in the long run."""
+
+    def held() -> tuple[int, float]:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return len(list(Path("/proc/self/fd").iterdir())), pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    for _ in range(5):  # what is loaded and set up once
+        predictor.predict(small_video)
+    files, megabytes = held()
+    for _ in range(rounds(1000)):
+        predictor.predict(small_video)
+    after = held()
+    assert after[0] <= files
+    assert after[1] - megabytes < 50
 
 
 def test_wrong_arrays_are_named(predictor: Predictor) -> None:

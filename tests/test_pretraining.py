@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from conftest import rounds
 from vidlib import checkpoints, pretraining
 from vidlib.catalog import Clip
 from vidlib.loop import Interrupted
@@ -50,6 +52,22 @@ def test_a_resumed_run_equals_one_never_interrupted(
     assert torch.equal(weights(whole), weights(resumed))
     assert [r["loss"] for r in history] == [r["loss"] for r in expected]
     assert [p.name for p in tmp_path.iterdir()] == ["encoder.pth"]  # nothing left over
+
+
+@pytest.mark.soak
+def test_runs_stopped_again_and_again_end_alike(
+    quick_clips: Sequence[Clip], tmp_path: Path
+) -> None:
+    """Stopped after any steps, any number of times: the same weights in the end."""
+    whole, _ = pretrain(quick_clips, TINY, device=CPU, progress=False)
+    rng = np.random.default_rng(0)
+    for k in range(rounds(40)):
+        out = tmp_path / f"{k}.pth"
+        for stop in np.flatnonzero(rng.random(TINY.steps - 1) < 0.5) + 1:
+            with pytest.raises(Interrupted):
+                pretrain(quick_clips, TINY, out, CPU, stop_at=int(stop), progress=False)
+        resumed, _ = pretrain(quick_clips, TINY, out, CPU, progress=False)
+        assert torch.equal(weights(whole), weights(resumed)), k
 
 
 def test_a_finished_run_is_loaded_and_a_changed_one_is_made_again(
