@@ -90,6 +90,36 @@ def test_every_import_is_a_listed_package(folder: str) -> None:
     assert {name for name in foreign if PACKAGE_OF.get(name, name) not in known} == set()
 
 
+# a room imports from its own floor and those below it
+FLOORS = (
+    "settings video",
+    "studio sampling catalog augment encoders simsiam temporal probes checkpoints",
+    "loop features pretraining training evaluation predict figures exercises",
+    "cli widget course doctor",
+)
+
+
+def test_rooms_import_only_from_floors_below() -> None:
+    floor = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
+    rooms = {p.stem: p.read_text(encoding="utf-8") for p in (REPO / "vidlib").glob("[a-z]*.py")}
+    assert rooms.keys() == floor.keys()
+    for room, source in rooms.items():
+        wanted = set()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and (node.level or node.module == "vidlib"):
+                wanted |= (
+                    {node.module}
+                    if node.module not in (None, "vidlib")
+                    else {alias.name for alias in node.names}
+                )
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vidlib."):
+                wanted.add(node.module.partition(".")[2])
+        above = {w for w in wanted if floor.get(w, 0) > floor[room]}
+        assert not above, f"{room} imports {above} from a floor above it"
+    assert "torch" not in imported(rooms["video"])  # frames are arrays there
+    assert not imported(rooms["figures"]) & {"torch", "sklearn"}  # a figure never trains
+
+
 def test_ruff_reads_notebooks_by_the_same_rules(tmp_path: Path) -> None:
     cell = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
     cells = [

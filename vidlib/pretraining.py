@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import augment, catalog, checkpoints, encoders, loop, probes, sampling, settings
@@ -36,7 +37,7 @@ class _Frames:
         self.frames = [self.cache.frames(clip.path) for clip in clips]
         self.still = None
         if config.background == "median":
-            self.still = np.stack([np.median(f, axis=0) for f in self.frames]).astype(np.float32)
+            self.still = np.stack([_median(f) for f in self.frames]).astype(np.float32)
 
     def batch(self, step: int) -> tuple[Tensor, torch.Generator]:
         """-> float (G, F, 3, H, W) as `encoders.to_float` makes it, and the step's generator."""
@@ -53,6 +54,12 @@ class _Frames:
                 row -= self.still[i]
         x = torch.from_numpy(out).permute(0, 1, 4, 2, 3) / 255
         return x, torch.Generator().manual_seed(int(rng.integers(2**62)))
+
+
+def _median(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The lower of the two middle values where T is even, as torch's median in `to_float`."""
+    middle = (len(frames) - 1) // 2
+    return np.partition(frames, middle, axis=0)[middle]
 
 
 def pretrain(

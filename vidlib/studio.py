@@ -30,7 +30,7 @@ from . import settings, video
 
 PAIR = ("sitting_down", "standing_up")  # told apart by the order of frames alone
 ACTIONS = ("waving", "clapping", "walking", "running", "boxing", "jumping_jacks", *PAIR)
-STUDIO_VERSION = 1  # raise it when a change alters any frame: learners' clips are drawn anew
+STUDIO_VERSION = 2  # raise it when a change alters any frame: learners' clips are drawn anew
 VAL_OFFSET = 1000  # people and scenes of `val` are numbered from here: never seen in `train`
 
 
@@ -883,14 +883,17 @@ def draw_clip(
     fine = 3 if size <= 160 else 2  # supersampling
     margin = 2 * fine  # for the tremor
     n = size * fine + 2 * margin
-    fill = rng.uniform(0.58, 0.74)  # of the picture's height, by the person
+    fill = rng.uniform(0.44, 0.76)  # of the picture's height, by the person
     azimuth = where.azimuth + rng.uniform(-0.08, 0.08)
     aim = np.array([0, who.height * rng.uniform(0.52, 0.58), 0])
     distance = where.focal * who.height / fill
     camera = _Camera(aim, azimuth, where.height, distance, where.focal * size * fine / n, n)
     motion = pose(action, who, rng, times, where.seat_height)
     motion = replace(motion, heading=motion.heading + azimuth, root=motion.root @ _yaw(azimuth))
-    place = np.array([rng.uniform(-0.18, 0.18), 0, rng.uniform(-0.1, 0.1)]) @ _yaw(azimuth)
+    # not always in the middle: where in the picture something moves must not tell the action
+    aside = rng.uniform(-0.17, 0.17) * (0.5 if action in ("walking", "running") else 1.0)
+    aside *= who.height / fill  # parts of the picture's width -> metres
+    place = np.array([aside, 0, rng.uniform(-0.1, 0.1)]) @ _yaw(azimuth)
     world, path = _World(who, motion, place), motion.root + place
     # the seat stands in every clip, so that it tells nothing; who sits down, does so there
     if action in PAIR:
