@@ -888,6 +888,9 @@ def draw_clip(
     aim = np.array([0, who.height * rng.uniform(0.52, 0.58), 0])
     distance = where.focal * who.height / fill
     camera = _Camera(aim, azimuth, where.height, distance, where.focal * size * fine / n, n)
+    # the side wall gives way to a camera that stands far off: from behind it nobody would be seen
+    hand = math.copysign(1, where.side)
+    where = replace(where, side=hand * max(hand * where.side, hand * camera.position[0] + 0.6))
     motion = pose(action, who, rng, times, where.seat_height)
     motion = replace(motion, heading=motion.heading + azimuth, root=motion.root @ _yaw(azimuth))
     # not always in the middle: where in the picture something moves must not tell the action
