@@ -96,7 +96,7 @@ FACTS = {
         ["after: 4 points of 2 labels, 100%", "before: 4 points of 2 labels, 0%"],
         ["after", "before"],
     ),
-    "neighbours": (["1 of 2 share"], ["query: waving", "✓ waving", "✗ boxing"]),
+    "neighbours": (["1 of 2 share"], ["query", "waving", "✓ waving", "✗ boxing"]),
     "bars": (
         ["kNN 68.0% (61.0% to 74.0%)", "untrained 50.0%", "chance is 12.5%", "95% interval"],
         ["kNN", "68.0%", "chance 12.5%", "accuracy (lines: 95% interval)"],

@@ -411,9 +411,10 @@ def neighbours(
     the query's, then its neighbours'; the first line is the label, and equal ones are marked."""
     lines = max(t.count("\n") + 1 for row in titles for t in row)
     columns, same = 1 + len(neighbour_frames[0]), []
-    fig, axes = _grid(len(query_frames), columns, 1.3, above=0.07 + 0.15 * lines)
+    fig, axes = _grid(len(query_frames), columns, 1.3, left=0.25, above=0.07 + 0.15 * lines)
     for line, query, found, names in zip(axes, query_frames, neighbour_frames, titles, strict=True):
-        _picture(line[0], query, f"query: {names[0]}", BLACK)
+        _picture(line[0], query, names[0], BLACK)
+        line[0].set_ylabel("query")
         for ax, frame, name in zip(line[1:], found, names[1:], strict=True):
             same.append(name.split("\n")[0] == names[0].split("\n")[0])
             sign, edge = ("✓", BLUE) if same[-1] else ("✗", VERMILION)
