@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vidlib import settings, video
 from vidlib.catalog import Clip
 from vidlib.cli import main
-from vidlib.settings import PretrainConfig, TrainConfig
+from vidlib.settings import PretrainConfig, TrainConfig, UserError
 
 TINY = ["--steps=3", "--batch-clips=4", "--size=32"]
 
@@ -105,6 +107,19 @@ def test_leave_one_person_out_runs_whole(
         (["inspect", "--data", "no/such/folder"], "no/such/folder"),
         (["train", "--encoder", "none.pth"], "vidlib pretrain"),
         (["pretrain", "--device", "tpu9"], "tpu9"),
+        (["predict"], "VIDEO: see vidlib predict --help"),
+        (["fly"], "choose from"),
+        (["pretrain", "--steps", "many"], "invalid int value: 'many'"),
+        (["evaluate", "--seeds", "0"], "0 is not a whole number of 1 or more"),
+        (["studio", "--seed", "-1"], "-1 is not a whole number of 0 or more"),
+        (["pretrain", "--steps", "0"], "--steps is 0: choose 1 or more"),
+        (["pretrain", "--background", "wall"], "choose one of median, none"),
+        (["train", "--dropout", "nan"], "--dropout is nan: choose 0 to 0.95"),
+        (["train", "--heads", "3"], "--width is 64: choose an even multiple of --heads, 3"),
+        (
+            ["evaluate", "--protocol", "leave-one-person-out", "--train-depth", "0"],
+            "--train-depth is 0",
+        ),
     ],
 )
 def test_mistakes_exit_2_with_one_line(
@@ -131,6 +146,18 @@ def test_every_parameter_is_an_option_with_its_default(
     for f in fields(config):
         assert "--" + f.name.replace("_", "-") in out, f.name
     assert out.count("(default:") >= len(fields(config))
+
+
+@given(st.sampled_from([PretrainConfig, TrainConfig]), st.data())
+def test_no_number_outside_its_range_makes_a_config(config: type, data: st.DataObject) -> None:
+    numbers = [f for f in fields(config) if type(f.default) in (int, float)]
+    f = data.draw(st.sampled_from(numbers))
+    assert f.metadata["low"] is not None, f"{f.name} has no range"
+    outside = st.floats(max_value=f.metadata["low"], exclude_max=True) | st.just(float("nan"))
+    if f.metadata["high"] < float("inf"):
+        outside |= st.floats(min_value=f.metadata["high"], exclude_min=True)
+    with pytest.raises(UserError, match=f"--{f.name.replace('_', '-')} is"):
+        config(**{f.name: data.draw(outside)})
 
 
 def test_help_needs_no_torch() -> None:

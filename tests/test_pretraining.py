@@ -148,6 +148,17 @@ def test_mistakes_are_named(quick_clips: Sequence[Clip], changes: dict, says: st
         pretrain(quick_clips, replace(TINY, **changes), device=CPU, progress=False)
 
 
+def test_a_place_that_cannot_be_written_is_told_before_the_first_step(
+    quick_clips: Sequence[Clip], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    steps: list[float] = []
+    with pytest.raises(UserError, match="e.pth.* could not be written.*name another folder"):
+        out = tmp_path / "file" / "e.pth"
+        pretrain(quick_clips, TINY, out, CPU, lambda r: steps.append(r["step"]), progress=False)
+    assert not steps
+
+
 def test_starting_weights_come_from_a_file_and_count_by_content(
     quick_clips: Sequence[Clip], tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Weight files: written whole or not at all, read without running code, refused when they do not
 belong together."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -37,22 +38,26 @@ def arrays_key(arrays: Sequence[NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def write(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
+def write(path: Path, fill: Callable[[IO[bytes]], object], keep: bool = True) -> None:
     """Write a file atomically: a reader sees the old one or the whole new one. UserError when the
-    disk is full or the folder read-only; nothing half-written is left."""
+    disk is full or the folder read-only; nothing half-written is left. `keep=False` only tries:
+    better to know before hours of training than after."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             fill(file)
-        os.replace(part, path)
+        if keep:
+            os.replace(part, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UserError(
-            f"{path} could not be written ({error}): free some space, or name another folder"
+            f"{path} could not be written ({reason}): free some space, or name another folder"
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def save(path: Path, content: Meta) -> None:

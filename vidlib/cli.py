@@ -10,16 +10,23 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import settings
 from .settings import PretrainConfig, TrainConfig, UserError
 
 if TYPE_CHECKING:
     from .catalog import Clip
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes in one line; argparse would print the whole usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}: see {self.prog} --help\n")
 
 
 def _add_config(parser: argparse.ArgumentParser, defaults: Any, prefix: str = "") -> None:
@@ -36,13 +43,26 @@ def _add_config(parser: argparse.ArgumentParser, defaults: Any, prefix: str = ""
         group.add_argument(flag, **how)
 
 
+def _at_least(low: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of {low} or more")
+        return int(text)
+
+    return whole
+
+
 def _config(kind: type, args: argparse.Namespace, prefix: str = "") -> Any:
-    return kind(**{f.name: getattr(args, prefix + f.name) for f in fields(kind)})
+    try:
+        return kind(**{f.name: getattr(args, prefix + f.name) for f in fields(kind)})
+    except UserError as error:  # it names the option without its prefix
+        flag = f"--{prefix}".replace("_", "-")
+        raise UserError(str(error).replace("--", flag)) from error
 
 
 def _parser() -> argparse.ArgumentParser:
     show_defaults = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser("vidlib", description="Human action recognition in video.")
+    parser = _Parser("vidlib", description="Human action recognition in video.")
     parser.add_argument("--profile", help="quick, standard or full (else $VIDLIB_PROFILE)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -58,8 +78,12 @@ def _parser() -> argparse.ArgumentParser:
 
     pre, train = PretrainConfig.of(settings.profile()), TrainConfig.of(settings.profile())
     sub = command("studio", "draw the default data set")
-    sub.add_argument("--seed", type=int, default=0, help="random seed of people and scenes")
-    sub.add_argument("--workers", type=int, default=None, help="processes (none: one a core)")
+    sub.add_argument(
+        "--seed", type=_at_least(0), default=0, help="random seed of people and scenes"
+    )
+    sub.add_argument(
+        "--workers", type=_at_least(1), default=None, help="processes (none: one a core)"
+    )
     command("inspect", "count clips, actions and people; open every file; name the bad ones", True)
 
     sub = command("pretrain", "pre-train the frame encoder by SimSiam, without labels", True)
@@ -84,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
                      help="val: your weights on the val clips; leave-one-person-out: the whole "
                      "pipeline once a person, pre-trained and untrained")  # fmt: skip
     sub.add_argument(
-        "--seeds", type=int, default=1, help="leave-one-person-out: runs, from --seed on"
+        "--seeds", type=_at_least(1), default=1, help="leave-one-person-out: runs, from --seed on"
     )
     sub.add_argument("--encoder", type=Path, default=None, help="(none: your own, else shipped)")
     sub.add_argument("--classifier", type=Path, default=None, help="(none: your own, else shipped)")
@@ -95,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("predict", "name the action in video files, or in folders of them")
     sub.add_argument("paths", nargs="+", type=Path, metavar="VIDEO", help="file or folder")
-    sub.add_argument("--top", type=int, default=3, help="how many actions to print")
+    sub.add_argument("--top", type=_at_least(1), default=3, help="how many actions to print")
     sub.add_argument("--json", action="store_true", help="print JSON, with the timeline")
     sub.add_argument("--encoder", type=Path, default=None, help="(none: your own, else shipped)")
     sub.add_argument("--classifier", type=Path, default=None, help="(none: your own, else shipped)")
@@ -144,8 +168,8 @@ def run_inspect(args: argparse.Namespace) -> None:
 def run_pretrain(args: argparse.Namespace) -> None:
     from .pretraining import pretrain
 
-    clips, _ = _split(_clips(args))  # val is for testing: not even its frames are seen
     config = _config(PretrainConfig, args)
+    clips, _ = _split(_clips(args))  # val is for testing: not even its frames are seen
     _, history = pretrain(
         clips, config, args.out, settings.device(args.device),
         monitor_every=max(1, config.steps // 5),
@@ -171,29 +195,29 @@ def run_embed(args: argparse.Namespace) -> None:
         encoder, clips, meta["sampling"], settings.device(args.device)
     )
     pooled = probes.pool(arrays)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        args.out, pooled=pooled, path=[str(c.path) for c in clips],
-        action=[c.action or "" for c in clips], person=[c.person or "" for c in clips],
-    )  # fmt: skip
+    columns = {
+        "pooled": pooled, "path": [str(c.path) for c in clips],
+        "action": [c.action or "" for c in clips], "person": [c.person or "" for c in clips],
+    }  # fmt: skip
+    checkpoints.write(args.out, lambda file: np.savez_compressed(file, **columns))
     labels = [c.action or "unlabelled" for c in clips]
     figure, alt = figures.embedding(probes.tsne(pooled), labels, "t-SNE of the clips' features")
-    args.out.with_suffix(".png").write_bytes(figures.to_png(figure))
-    print(f"saved {args.out} {pooled.shape} and {args.out.with_suffix('.png')}: {alt}")
+    picture = args.out.with_suffix(".png")
+    checkpoints.write(picture, lambda file: file.write(figures.to_png(figure)))
+    print(f"saved {args.out} {pooled.shape} and {picture}: {alt}")
 
 
 def run_train(args: argparse.Namespace) -> None:
     from . import catalog, checkpoints, evaluation, features, training
 
+    config = _config(TrainConfig, args)
     encoder, meta = checkpoints.load_encoder(args.encoder)
     train, val = (catalog.labelled(part) for part in _split(_clips(args)))
     dev = settings.device(args.device)
     x = features.extract_features(encoder, train, meta["sampling"], dev)
     labels = [str(c.action) for c in train]
     belongs = {"encoder_id": meta["id"], "sampling": meta["sampling"]}
-    model, actions, history = training.train_classifier(
-        x, labels, _config(TrainConfig, args), args.out, belongs, dev
-    )
+    model, actions, history = training.train_classifier(x, labels, config, args.out, belongs, dev)
     y = features.extract_features(encoder, val, meta["sampling"], dev)
     predicted = [actions[i] for i in training.classify(model, y).argmax(1)]
     result = evaluation.outcome(val, predicted, actions)
@@ -205,8 +229,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from . import catalog, evaluation, predict
 
     if args.protocol == "leave-one-person-out":
+        configs = _config(PretrainConfig, args), _config(TrainConfig, args, "train_")
         outcomes = evaluation.leave_one_person_out(
-            _clips(args), _config(PretrainConfig, args), _config(TrainConfig, args, "train_"),
+            _clips(args), *configs,
             range(args.seed, args.seed + args.seeds), settings.device(args.device),
         )  # fmt: skip
         if args.json:
@@ -273,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first = _Parser("vidlib", add_help=False, allow_abbrev=False)
         first.add_argument("--profile")
         profile = first.parse_known_args(argv)[0].profile
         if profile:  # before the parser is built: its defaults are the profile's

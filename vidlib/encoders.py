@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model, list_models
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from .settings import UserError
+from .settings import BACKGROUNDS, STEMS, UserError
 
-BACKGROUNDS = ("median", "none")
-STEMS = ("imagenet", "small")
 # One mean and one spread for all channels, so that grey stays grey (ImageNet's, averaged).
 PIXEL_MEAN, PIXEL_STD = 0.45, 0.225
 

@@ -66,6 +66,8 @@ def run(
     """
     part = out.with_name(out.name + ".part") if out else None
     history: list[Record] = []
+    if out:
+        checkpoints.write(out, lambda file: None, keep=False)  # can it be written at the end?
     if part and checkpoints.stored_key(part) == run_key:
         saved = checkpoints.load(part, "unfinished run", "delete it and start again")
         for name, state in states.items():

@@ -84,8 +84,6 @@ def pretrain(
     """
     if not clips:
         raise UserError("no clips to pre-train on: run vidlib studio, or add videos")
-    if config.center and config.frames_per_clip < 2:
-        raise UserError("centring needs --frames-per-clip of 2 or more: one frame is its own mean")
     if config.recipe not in augment.RECIPES:
         raise UserError(f"no recipe '{config.recipe}': choose {', '.join(augment.RECIPES)}")
     start = sampling.file_key(config.init) if Path(config.init).is_file() else config.init

@@ -4,7 +4,7 @@ import contextlib
 import os
 import random
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,33 +64,76 @@ def profile(name: str | None = None) -> Profile:
     return PROFILES[name]
 
 
-def option(default: Any, text: str) -> Any:
-    """A dataclass field that is also an option of the command line, with its help."""
-    return field(default=default, metadata={"help": text})
+BACKGROUNDS = ("median", "none")
+STEMS = ("imagenet", "small")
+
+
+def option(
+    default: Any,
+    text: str,
+    low: float | None = None,
+    high: float = float("inf"),
+    among: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field that is also an option of the command line: its help, and which values it
+    takes (low to high, or one among several words)."""
+    text += f": {', '.join(among[:-1])} or {among[-1]}" if among else ""
+    return field(default=default, metadata={"help": text, "low": low, "high": high, "among": among})
+
+
+class _Checked:
+    """A config that refuses values no run could use, before anything is computed."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):  # type: ignore[arg-type]
+            value, among, low, high = (getattr(self, f.name), *map(f.metadata.get, _ALLOWED))
+            flag = f"--{f.name.replace('_', '-')} is {value}"
+            if among and value not in among:
+                raise UserError(f"{flag}: choose one of {', '.join(among)}")
+            if low is not None and not low <= value <= high:  # nan is never within
+                upper = "or more" if high == float("inf") else f"to {high}"
+                raise UserError(f"{flag}: choose {low} {upper}")
+
+
+_ALLOWED = ("among", "low", "high")
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
-    """What pre-training depends on. The command line's options are these fields."""
+class PretrainConfig(_Checked):
+    """What pre-training depends on. The command line's options are these fields.
+
+    Raises UserError for values that no run could use.
+    """
 
     backbone: str = option("resnet10", "resnet10 or any torchvision classifier by name")
-    stem: str = option("imagenet", "imagenet, or small (3x3, stride 2) for small pictures")
+    stem: str = option("imagenet", "the first layers; small (3x3, stride 2) for small pictures",
+                       among=STEMS)  # fmt: skip
     init: str = option("none", "starting weights: none, imagenet, or a file of vidlib pretrain")
-    size: int = option(64, "pixels at the encoder's input")
-    fps: float = option(12.0, "frames per second of the sampling grid")
-    background: str = option("median", "median: subtract the clip's median frame; or none")
+    size: int = option(64, "pixels at the encoder's input", 8)
+    fps: float = option(12.0, "frames per second of the sampling grid", 0.1, 1000)
+    background: str = option("median", "what is subtracted, the clip's median frame or nothing",
+                             among=BACKGROUNDS)  # fmt: skip
     center: bool = option(True, "subtract each view's mean feature before the projector")
-    steps: int = option(700, "optimiser steps")
-    batch_clips: int = option(32, "clips in a step")
-    frames_per_clip: int = option(4, "frames that share one crop, flip and colour")
+    steps: int = option(700, "optimiser steps", 1)
+    batch_clips: int = option(32, "clips in a step", 1)
+    frames_per_clip: int = option(4, "frames that share one crop, flip and colour", 1)
     recipe: str = option("body", "augmentation: paper, body or no-colour")
-    lr: float = option(0.2, "learning rate for 256 frames; scaled by batch / 256")
-    weight_decay: float = option(1e-4, "of SGD with momentum 0.9")
-    hidden: int = option(512, "size of the projector's layers and output")
-    bottleneck: int = option(128, "size of the predictor's hidden layer")
+    lr: float = option(0.2, "learning rate for 256 frames; scaled by batch / 256", 0)
+    weight_decay: float = option(1e-4, "of SGD with momentum 0.9", 0)
+    hidden: int = option(512, "size of the projector's layers and output", 1)
+    bottleneck: int = option(128, "size of the predictor's hidden layer", 1)
     stop_gradient: bool = option(True, "off shows the collapse, and is of no other use")
     output_norm: bool = option(True, "batch norm (not affine) at the projector's output")
-    seed: int = option(0, "random seed")
+    seed: int = option(0, "random seed", 0, 2**32 - 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.center and self.frames_per_clip < 2:
+            raise UserError(
+                "centring needs --frames-per-clip of 2 or more: one frame is its own mean"
+            )
+        if self.batch_clips * self.frames_per_clip < 2:
+            raise UserError("batch norm needs a step of two frames: raise --batch-clips")
 
     @classmethod
     def of(cls, profile: Profile, **changes: Any) -> "PretrainConfig":
@@ -108,24 +151,34 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """What training the Transformer depends on, besides the encoder and the clips."""
+class TrainConfig(_Checked):
+    """What training the Transformer depends on, besides the encoder and the clips.
 
-    width: int = option(128, "token width")
-    depth: int = option(2, "layers")
-    heads: int = option(4, "attention heads")
-    window: int = option(24, "frames in a window, on the encoder's sampling grid")
-    positions: str = option("sincos", "sincos or learned")
-    pool: str = option("mean", "mean over frames, or cls")
+    Raises UserError for values that no run could use.
+    """
+
+    width: int = option(128, "token width, even, a multiple of the heads", 2)
+    depth: int = option(2, "layers", 1)
+    heads: int = option(4, "attention heads", 1)
+    window: int = option(24, "frames in a window, on the encoder's sampling grid", 1)
+    positions: str = option("sincos", "how a frame's place is told", among=("sincos", "learned"))
+    pool: str = option("mean", "over frames, or a token of its own", among=("mean", "cls"))
     center: bool = option(True, "subtract each window's mean feature")
-    dropout: float = option(0.1, "dropout")
-    steps: int = option(1000, "optimiser steps")
-    batch: int = option(32, "windows in a step")
-    lr: float = option(1e-3, "peak learning rate of AdamW")
-    weight_decay: float = option(0.05, "of AdamW")
-    smoothing: float = option(0.1, "label smoothing")
-    shortest: float = option(0.7, "random windows are this share of the window or longer")
-    seed: int = option(0, "random seed")
+    dropout: float = option(0.1, "dropout", 0, 0.95)
+    steps: int = option(1000, "optimiser steps", 1)
+    batch: int = option(32, "windows in a step", 1)
+    lr: float = option(1e-3, "peak learning rate of AdamW", 0)
+    weight_decay: float = option(0.05, "of AdamW", 0)
+    smoothing: float = option(0.1, "label smoothing", 0, 1)
+    shortest: float = option(0.7, "random windows are this share of the window or longer", 0, 1)
+    seed: int = option(0, "random seed", 0, 2**32 - 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width % self.heads or self.width % 2:
+            raise UserError(
+                f"--width is {self.width}: choose an even multiple of --heads, {self.heads}"
+            )
 
     @classmethod
     def of(cls, profile: Profile, **changes: Any) -> "TrainConfig":
