@@ -148,6 +148,19 @@ def test_every_parameter_is_an_option_with_its_default(
     assert out.count("(default:") >= len(fields(config))
 
 
+@pytest.mark.parametrize("command", ["studio", "course", "pretrain"])
+def test_a_data_folder_that_cannot_be_made_is_one_line(
+    command: str, own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = own / "file"
+    place.write_text("no folder")
+    clips = ["--data", str(own / "raw_videos"), *TINY] if command == "pretrain" else []
+    monkeypatch.setenv("VIDLIB_DATA", str(place))
+    assert main([command, *clips]) == 2
+    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vidlib:")]
+    assert len(err) == 1 and str(place) in err[0] and "VIDLIB_DATA" in err[0]
+
+
 @given(st.sampled_from([PretrainConfig, TrainConfig]), st.data())
 def test_no_number_outside_its_range_makes_a_config(config: type, data: st.DataObject) -> None:
     numbers = [f for f in fields(config) if type(f.default) in (int, float)]

@@ -315,3 +315,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: `vidlib ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a folder without rights
+        reason = error.strerror or str(error)
+        print(f"vidlib: {error.filename or 'a file'}: {reason}: check it and free space",
+              file=sys.stderr)  # fmt: skip
+        return 2

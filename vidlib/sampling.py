@@ -1,5 +1,6 @@
 """Which frames a model sees: windows of a clip, padding masks, the cache of decoded frames."""
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -156,7 +157,8 @@ class FrameCache:
                 "free some space, or let VIDLIB_DATA name another folder"
             ) from error
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
 
     def build(
         self, paths: Iterable[Path | str], workers: int | None = None, progress: bool = True

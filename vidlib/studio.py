@@ -1007,12 +1007,18 @@ def make_dataset(
     Clips are `<root>/<split>/<action>/studio_<person>_<scene>_<take>.webm`. `<root>/studio.json`
     keeps a key of version and settings and the clips' names: with the same key only missing clips
     are drawn; with another one the studio's own old clips go first. Files and csv rows that the
-    studio did not make stay. Raises UserError when such a file lies where a clip belongs.
+    studio did not make stay. Raises UserError when such a file lies where a clip belongs, or when
+    `root` cannot be made.
     Draws in `workers` processes (default: one a core); a script of your own that calls this needs
     the usual `if __name__ == "__main__":`, or workers=1.
     """
     root, profile = Path(root or settings.raw_dir()), profile or settings.profile()
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise settings.UserError(
+            f"{root} cannot be made ({error.strerror}): let VIDLIB_DATA name another folder"
+        ) from error
     memory, table, jobs = root / "studio.json", root / "clips.csv", _plan(profile, seed)
     look = (profile.draw_size, profile.draw_fps, profile.draw_seconds, seed)
     key = hashlib.blake2b(repr((STUDIO_VERSION, look, jobs)).encode(), digest_size=16).hexdigest()

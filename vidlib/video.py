@@ -330,7 +330,8 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> N
     finally:
         if writer is not None:
             writer.release()
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def transcode(
