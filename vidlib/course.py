@@ -6,6 +6,7 @@ or data redoes just what depends on it.
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -133,5 +134,7 @@ def main() -> None:
     for name, b, t in zip(("kNN", "linear probe", "Transformer"), base, trained, strict=True):
         cells = [f"{v:6.1%}  ({low:.0%} to {high:.0%})" for v, low, high in (b, t)]
         print(f"{name:24}{cells[0]:28}{cells[1]}")
-    lab = ".venv/bin/jupyter lab --ServerApp.root_dir=. notebooks/01_look_at_the_data.ipynb"
+    beside = Path(sys.executable).parent
+    beside = beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else Path()
+    lab = f"{beside / 'jupyter'} lab --ServerApp.root_dir=. notebooks/01_look_at_the_data.ipynb"
     print(f"\n{stages.minutes:.1f} minutes in all. Open the first notebook with:\n\n  {lab}\n")
