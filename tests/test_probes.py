@@ -42,6 +42,12 @@ def test_tsne_keeps_blobs_apart() -> None:
     assert probes.accuracy(probes.knn(z[::2], y[::2], z[1::2], 3), y[1::2]) > 0.9
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_tsne_of_a_few_clips_is_a_map_of_them(n: int) -> None:
+    z = probes.tsne(blobs()[0][:n])
+    assert z.shape == (n, 2) and np.isfinite(z).all()
+
+
 def test_bootstrap_draws_people_not_clips() -> None:
     """Ten people, each always right or always wrong: clips would give a far narrower interval."""
     people = [f"p{i // 20}" for i in range(200)]

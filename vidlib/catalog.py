@@ -267,7 +267,8 @@ def split_train_val(
         how += f" (no {'train' if given == {'val'} else 'val'} was given)"
     if not 0 < len(chosen) < len(clips):
         raise UserError(
-            f"{len(clips)} clips cannot be split into train and val: add two or more of each action"
+            f"{len(clips)} clip{'s' * (len(clips) > 1)} cannot be split into train and val: "
+            "add two or more of each action"
         )
     train = [clip for i, clip in enumerate(clips) if i not in chosen]
     val = [clip for i, clip in enumerate(clips) if i in chosen]

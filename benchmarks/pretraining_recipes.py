@@ -1,0 +1,131 @@
+"""Which pre-training helps? Named recipes x seeds, each kept in a file, so that a run goes on.
+
+    python benchmarks/pretraining_recipes.py --recipes course plain --seeds 0 1 2
+
+Choices are made on the studio's *training* people alone: a quarter of them is held out to measure
+on (`--people dev`). The people of `val` are looked at once a recipe is committed (`--people test`).
+Every recipe goes through the very same steps; `untrained` is the course's encoder before its first.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidlib import catalog, checkpoints, evaluation, settings, studio
+from vidlib.catalog import Clip
+from vidlib.pretraining import pretrain
+from vidlib.settings import PretrainConfig, TrainConfig
+
+ROWS = Path(__file__).with_name("pretraining_recipes.jsonl")
+# what differs from the course's settings; None: no step at all
+RECIPES: dict[str, dict[str, Any] | None] = {
+    "untrained": None,
+    "course": {},
+    "plain": {"background": "none", "center": False},
+    "not centred": {"center": False},
+    "low rate": {"lr": 0.05},
+    "high rate": {"lr": 0.5},
+    "no colour": {"recipe": "no-colour"},
+    "paper's crops": {"recipe": "paper"},
+    "eight frames": {"frames_per_clip": 8, "batch_clips": 16},
+    "small stem": {"stem": "small", "steps": 350},
+}
+
+
+def sides(people: str) -> tuple[list[Clip], list[Clip]]:
+    """(clips to learn from, clips to measure on), no person on both."""
+    studio.make_dataset()
+    clips = catalog.find_clips(source="studio")
+    train = [c for c in clips if c.split == "train"]
+    if people == "test":
+        return train, [c for c in clips if c.split == "val"]
+    held = set(sorted({c.person for c in train if c.person})[::4])
+    return [c for c in train if c.person not in held], [c for c in train if c.person in held]
+
+
+def measure(name: str, seed: int, people: str) -> dict[str, Any]:
+    """One row: what was run, how long it took, accuracies 0..1 on people never learned from."""
+    known, asked = sides(people)
+    changes, profile = RECIPES[name], settings.profile()
+    config = PretrainConfig.of(profile, **(changes or {}), seed=seed)
+    began, collapse = time.perf_counter(), None
+    if changes is None:
+        encoder = evaluation.untrained(config)
+    else:
+        kept = checkpoints.key(name, config, catalog.fingerprint(known))
+        out = settings.cache_dir() / "recipes" / f"{kept}.pth"
+        encoder, history = pretrain(known, config, out)
+        collapse = float(np.mean([r["collapse"] for r in history[-50:]]))
+        began -= history[-1]["seconds"] if time.perf_counter() - began < 5 else 0  # it was kept
+    minutes = (time.perf_counter() - began) / 60
+    train = TrainConfig.of(profile, seed=seed)
+    outcomes = evaluation.test(encoder, config.sampling, known, asked, train, progress=False)
+    pair = [i for i, c in enumerate(asked) if c.action in studio.PAIR]
+    row = {k: round(o.accuracy, 4) for k, o in outcomes.items()}
+    row |= {f"pair {k}": round(float(outcomes[k].correct[pair].mean()), 4)
+            for k in ("linear", "transformer")}  # fmt: skip
+    return row | {"collapse": collapse and round(collapse, 3), "minutes": round(minutes, 2)}
+
+
+def key_of(name: str, seed: int, people: str) -> str:
+    """What a row depends on; a row of another key is measured again."""
+    profile = settings.profile()
+    return checkpoints.key(
+        RECIPES[name], seed, people, profile, TrainConfig.of(profile), studio.STUDIO_VERSION
+    )
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Mean +- standard deviation over seeds, best Transformer first."""
+    columns = ("knn", "linear", "transformer", "pair linear", "pair transformer")
+    head = ["recipe", "seeds", *columns, "collapse", "minutes"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    score = {r["recipe"]: [] for r in rows}
+    for r in rows:
+        score[r["recipe"]].append(r["transformer"])
+    for name in sorted(score, key=lambda n: -np.mean(score[n])):
+        mine = [r for r in rows if r["recipe"] == name]
+        cells = [name, str(len(mine))]
+        for column in columns:
+            values = 100 * np.array([r[column] for r in mine])
+            spread = f" +- {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+            cells.append(f"{values.mean():.1f}{spread}")
+        for column in ("collapse", "minutes"):
+            values = [r[column] for r in mine if r[column] is not None]
+            cells.append(f"{np.mean(values):.2f}" if values else "-")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["untrained", "course"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--people", choices=["dev", "test"], default="dev")
+    args = parser.parse_args()
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    for seed in args.seeds:
+        for name in args.recipes:
+            key = key_of(name, seed, args.people)
+            if all(row["key"] != key for row in rows):
+                what = {"recipe": name, "seed": seed, "people": args.people, "key": key,
+                        "profile": settings.profile().name, "cores": os.cpu_count(),
+                        "machine": platform.machine(),
+                        "bfloat16": settings.has_fast_bfloat16(settings.device())}  # fmt: skip
+                rows.append(what | measure(name, seed, args.people))
+                checkpoints.write(
+                    ROWS,
+                    lambda file: file.write("".join(f"{json.dumps(r)}\n" for r in rows).encode()),
+                )
+    current = {key_of(n, r["seed"], args.people) for r in rows for n in RECIPES}
+    print(table([r for r in rows if r["people"] == args.people and r["key"] in current]))
+
+
+if __name__ == "__main__":
+    main()
