@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import time
 from pathlib import Path
 from typing import Any
 
@@ -49,36 +48,37 @@ def sides(people: str) -> tuple[list[Clip], list[Clip]]:
     return [c for c in train if c.person not in held], [c for c in train if c.person in held]
 
 
-def measure(name: str, seed: int, people: str) -> dict[str, Any]:
-    """One row: what was run, how long it took, accuracies 0..1 on people never learned from."""
-    known, asked = sides(people)
-    changes, profile = RECIPES[name], settings.profile()
-    config = PretrainConfig.of(profile, **(changes or {}), seed=seed)
-    began, collapse = time.perf_counter(), None
-    if changes is None:
+def configs(name: str, seed: int) -> tuple[PretrainConfig, TrainConfig]:
+    """The recipe's settings in the current profile."""
+    profile = settings.profile()
+    pre = PretrainConfig.of(profile, **(RECIPES[name] or {}), seed=seed)
+    return pre, TrainConfig.of(profile, seed=seed)
+
+
+def key_of(name: str, seed: int, known: list[Clip], asked: list[Clip]) -> str:
+    """What a row depends on; a row of another key is measured again."""
+    data = catalog.fingerprint(known), catalog.fingerprint(asked)
+    return checkpoints.key(RECIPES[name] is None, *configs(name, seed), *data)
+
+
+def measure(name: str, seed: int, known: list[Clip], asked: list[Clip]) -> dict[str, Any]:
+    """A row's results: accuracies 0..1 on people never learned from, minutes of pre-training."""
+    config, train = configs(name, seed)
+    collapse, minutes = None, 0.0
+    if RECIPES[name] is None:
         encoder = evaluation.untrained(config)
     else:
         kept = checkpoints.key(name, config, catalog.fingerprint(known))
         out = settings.cache_dir() / "recipes" / f"{kept}.pth"
         encoder, history = pretrain(known, config, out)
-        collapse = float(np.mean([r["collapse"] for r in history[-50:]]))
-        began -= history[-1]["seconds"] if time.perf_counter() - began < 5 else 0  # it was kept
-    minutes = (time.perf_counter() - began) / 60
-    train = TrainConfig.of(profile, seed=seed)
+        collapse = round(float(np.mean([r["collapse"] for r in history[-50:]])), 3)
+        minutes = round(history[-1]["seconds"] / 60, 2)
     outcomes = evaluation.test(encoder, config.sampling, known, asked, train, progress=False)
     pair = [i for i, c in enumerate(asked) if c.action in studio.PAIR]
     row = {k: round(o.accuracy, 4) for k, o in outcomes.items()}
     row |= {f"pair {k}": round(float(outcomes[k].correct[pair].mean()), 4)
             for k in ("linear", "transformer")}  # fmt: skip
-    return row | {"collapse": collapse and round(collapse, 3), "minutes": round(minutes, 2)}
-
-
-def key_of(name: str, seed: int, people: str) -> str:
-    """What a row depends on; a row of another key is measured again."""
-    profile = settings.profile()
-    return checkpoints.key(
-        RECIPES[name], seed, people, profile, TrainConfig.of(profile), studio.STUDIO_VERSION
-    )
+    return row | {"collapse": collapse, "minutes": minutes}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -110,21 +110,20 @@ def main() -> None:
     parser.add_argument("--people", choices=["dev", "test"], default="dev")
     args = parser.parse_args()
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    clips = sides(args.people)
     for seed in args.seeds:
         for name in args.recipes:
-            key = key_of(name, seed, args.people)
+            key = key_of(name, seed, *clips)
             if all(row["key"] != key for row in rows):
                 what = {"recipe": name, "seed": seed, "people": args.people, "key": key,
                         "profile": settings.profile().name, "cores": os.cpu_count(),
                         "machine": platform.machine(),
                         "bfloat16": settings.has_fast_bfloat16(settings.device())}  # fmt: skip
-                rows.append(what | measure(name, seed, args.people))
-                checkpoints.write(
-                    ROWS,
-                    lambda file: file.write("".join(f"{json.dumps(r)}\n" for r in rows).encode()),
-                )
-    current = {key_of(n, r["seed"], args.people) for r in rows for n in RECIPES}
-    print(table([r for r in rows if r["people"] == args.people and r["key"] in current]))
+                rows.append(what | measure(name, seed, *clips))
+                text = "".join(f"{json.dumps(row)}\n" for row in rows)
+                checkpoints.write(ROWS, lambda file, text=text: file.write(text.encode()))
+    print(table([r for r in rows if r["recipe"] in RECIPES
+                 and r["key"] == key_of(r["recipe"], r["seed"], *clips)]))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ or data redoes just what depends on it.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -39,10 +38,7 @@ class Stages:
         result = self.kept[key] if reused else work()
         if key and not reused:
             self.kept[key] = result
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            part = self.file.with_suffix(f".{os.getpid()}.tmp")
-            part.write_text(json.dumps(self.kept))
-            part.replace(self.file)
+            checkpoints.write(self.file, lambda file: file.write(json.dumps(self.kept).encode()))
         minutes = (time.perf_counter() - began) / 60
         self.minutes += minutes
         print(f"   {minutes:.1f} min" + " (reused)" * reused, flush=True)

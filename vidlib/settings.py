@@ -86,16 +86,14 @@ class _Checked:
 
     def __post_init__(self) -> None:
         for f in fields(self):  # type: ignore[arg-type]
-            value, among, low, high = (getattr(self, f.name), *map(f.metadata.get, _ALLOWED))
+            value, takes = getattr(self, f.name), f.metadata
             flag = f"--{f.name.replace('_', '-')} is {value}"
-            if among and value not in among:
-                raise UserError(f"{flag}: choose one of {', '.join(among)}")
+            if takes["among"] and value not in takes["among"]:
+                raise UserError(f"{flag}: choose one of {', '.join(takes['among'])}")
+            low, high = takes["low"], takes["high"]
             if low is not None and not low <= value <= high:  # nan is never within
                 upper = "or more" if high == float("inf") else f"to {high}"
                 raise UserError(f"{flag}: choose {low} {upper}")
-
-
-_ALLOWED = ("among", "low", "high")
 
 
 @dataclass(frozen=True)
