@@ -2,8 +2,8 @@
 
     python benchmarks/pretraining_recipes.py --recipes course plain --seeds 0 1 2
 
-Choices are made on the studio's *training* people alone: a quarter of them is held out to measure
-on (`--people dev`). The people of `val` are looked at once a recipe is committed (`--people test`).
+Choices are made on people of a studio of their own (`--people dev`: 24 of another seed, in no data
+set of the course). The people of `val` are looked at once a recipe is committed (`--people test`).
 Every recipe goes through the very same steps; `untrained` is the course's encoder before its first.
 """
 
@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,36 @@ from vidlib.pretraining import pretrain
 from vidlib.settings import PretrainConfig, TrainConfig
 
 ROWS = Path(__file__).with_name("pretraining_recipes.jsonl")
+OLD = {"recipe": "body", "clip_loss": 0.0}
 # what differs from the course's settings; None: no step at all
 RECIPES: dict[str, dict[str, Any] | None] = {
     "untrained": None,
     "course": {},
-    "plain": {"background": "none", "center": False},
+    # from the paper's SimSiam on, one change after the other
+    "plain": {"background": "none", "center": False, **OLD},
+    "features centred": {"background": "none", **OLD},
+    "pixel median": {"background": "median", "center": False, **OLD},
+    "both": {"background": "median", **OLD},
+    "both, followed": OLD,
+    # one change from the course's
+    "no clips' loss": {"clip_loss": 0.0},
+    "no signs": {"recipe": "body"},
+    "no colour": {"recipe": "no-colour"},
     "not centred": {"center": False},
+    "own view a frame": {"shared_view": False},
+    "gap 0.1 s": {"gap": 0.1},
+    "gap 0.3 s": {"gap": 0.3},
+    "gap 1 s": {"gap": 1.0},
     "low rate": {"lr": 0.05},
     "high rate": {"lr": 0.5},
-    "no colour": {"recipe": "no-colour"},
-    "paper's crops": {"recipe": "paper"},
     "eight frames": {"frames_per_clip": 8, "batch_clips": 16},
-    "small stem": {"stem": "small", "steps": 350},
+    "small stem": {"stem": "small"},
+    "resnet18": {"backbone": "resnet18"},
+    "96 px": {"size": 96},
+    "112 px": {"size": 112},
+    "2x steps": {"steps": 2400},
+    "4x steps": {"steps": 4800},
+    "8x steps": {"steps": 9600},
 }
 
 
@@ -44,8 +63,10 @@ def sides(people: str) -> tuple[list[Clip], list[Clip]]:
     train = [c for c in clips if c.split == "train"]
     if people == "test":
         return train, [c for c in clips if c.split == "val"]
-    held = set(sorted({c.person for c in train if c.person})[::4])
-    return [c for c in train if c.person not in held], [c for c in train if c.person in held]
+    others = replace(settings.profile(), people_train=24, takes_train=2, people_val=0)
+    root = settings.cache_dir() / "dev"
+    studio.make_dataset(root, others, seed=1)
+    return train, catalog.find_clips(root, source="studio")
 
 
 def configs(name: str, seed: int) -> tuple[PretrainConfig, TrainConfig]:

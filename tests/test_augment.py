@@ -70,3 +70,21 @@ def test_colour_is_linear_so_that_differences_of_pixels_can_be_augmented() -> No
         atol=1e-5,
         rtol=1e-4,
     )
+
+
+def test_mixing_has_signs_and_rectified_pictures_hold_sizes() -> None:
+    """A difference and its opposite become the same up to sign where rectified; colours of one
+    pixel stay one colour; what stands still (0) stays 0."""
+    x = torch.randn(200, 1, 3, 4, 4)
+    x[..., 0] = 0
+    recipe = Recipe(crop=(1, 1), ratio=(1, 1), flip=0, jitter=0, grey=0, mix=1, rectify=1)
+    views = augment.draw(200, recipe, rng())
+    a, b = augment.apply(x, views), augment.apply(-x, views)
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(a[:, :, 0], a[:, :, 1])
+    assert a[..., 0].abs().max() < 1e-5
+    assert 0.3 < (a.sum((1, 2, 3, 4)) > 0).float().mean() < 0.7  # either sign
+    signs = augment.draw(200, Recipe(mix=1, jitter=0, grey=0), rng()).colour.sum(dim=(1, 2)) > 0
+    assert 0.3 < signs.float().mean() < 0.7
+    rows = augment.draw(200, Recipe(mix=1, jitter=0, grey=0), rng()).colour.norm(dim=2)
+    assert rows.max() <= 1 + 1e-5  # never louder than the picture was

@@ -26,6 +26,8 @@ class Recipe:
     saturation: float = 0.4
     hue: float = 0.1  # in turns of the colour wheel
     grey: float = 0.2
+    mix: float = 0.0  # how often channels are mixed at random, with signs
+    rectify: float = 0.0  # how often a picture becomes the size of its differences
 
 
 RECIPES: dict[str, Recipe] = {
@@ -33,17 +35,22 @@ RECIPES: dict[str, Recipe] = {
     # A crop of a fifth of the picture often holds no person; actions need the whole body.
     "body": Recipe(crop=(0.4, 1.0)),
     "no-colour": Recipe(crop=(0.4, 1.0), jitter=0.0, grey=0.0),
+    # For differences from the still picture: a dark shirt before a bright wall and a bright one
+    # before a dark wall are opposite in sign, and the same pose.
+    "motion": Recipe(crop=(0.4, 1.0), mix=0.8, rectify=0.5),
 }
 
 
 @dataclass
 class Views:
     """Drawn parameters of G views. `theta` (G, 2, 3) is `affine_grid`'s; `colour` (G, 3, 3) maps
-    RGB to RGB; `contrast` (G,) scales around the picture's mean grey."""
+    RGB to RGB; `contrast` (G,) scales around the picture's mean grey; `rectify` (G,): 0 leaves
+    the picture, +1 and -1 replace every channel by +-max |channel|."""
 
     theta: Tensor
     colour: Tensor
     contrast: Tensor
+    rectify: Tensor
 
 
 def _uniform(g: int, low: float, high: float, rng: torch.Generator) -> Tensor:
@@ -82,7 +89,16 @@ def draw(g: int, recipe: Recipe, rng: torch.Generator) -> Views:
     grey = torch.tensor(GREY).expand(3, 3)
     s = saturation[:, None, None]
     colour = bright[:, None, None] * ((1 - s) * grey + s * torch.eye(3)) @ _hue_matrix(hue)
-    return Views(theta, colour, contrast)
+    rectify = torch.zeros(g)
+    if recipe.mix:
+        mixed = torch.randn(g, 3, 3, generator=rng)
+        mixed = mixed / (mixed.norm(dim=2, keepdim=True) + 0.3)  # rows shorter than 1
+        some = torch.rand(g, generator=rng) < recipe.mix
+        colour = torch.where(some[:, None, None], mixed @ colour, colour)
+    if recipe.rectify:
+        sign = torch.where(torch.rand(g, generator=rng) < 0.5, -1.0, 1.0)
+        rectify = torch.where(torch.rand(g, generator=rng) < recipe.rectify, sign, 0.0)
+    return Views(theta, colour, contrast, rectify)
 
 
 def apply(x: Tensor, views: Views) -> Tensor:
@@ -94,4 +110,8 @@ def apply(x: Tensor, views: Views) -> Tensor:
     x = torch.einsum("gij,gfjk->gfik", views.colour.to(x), x.view(g, f, 3, h * w))
     c = views.contrast.to(x).view(g, 1, 1, 1)
     mean = (x * x.new_tensor(GREY).view(3, 1)).sum(2, keepdim=True).mean(-1, keepdim=True)
-    return (c * x + (1 - c) * mean).view(g, f, 3, h, w)
+    x = (c * x + (1 - c) * mean).view(g, f, 3, h, w)
+    if not views.rectify.any():
+        return x
+    sign = views.rectify.to(x).view(g, 1, 1, 1, 1)
+    return torch.where(sign == 0, x, sign * x.abs().amax(2, keepdim=True))

@@ -59,7 +59,7 @@ def main() -> None:
     known, asked, note = catalog.split_train_val(clips)
     print(note)
 
-    cache = FrameCache(size=pre.size, fps=pre.fps)
+    cache = FrameCache(**pre.sampling)
     stages.run("2 decode the clips once", lambda: cache.build([c.path for c in clips]))
     out = settings.encoder_path()
     encoder, history = stages.run(

@@ -10,29 +10,36 @@ from torch import Tensor, nn
 from torchvision.models import get_model, list_models
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from . import motion
 from .settings import BACKGROUNDS, STEMS, UserError
 
 # One mean and one spread for all channels, so that grey stays grey (ImageNet's, averaged).
 PIXEL_MEAN, PIXEL_STD = 0.45, 0.225
+# Grey levels that count as 1: with "follow" a strong difference (motion.CONTRAST) becomes 0.6, as
+# strong as a black shirt before a light wall.
+LEVELS = {"none": 255.0, "median": 255.0, "follow": 170.0}
 
 
 def to_float(clip: Tensor, background: str) -> Tensor:
-    """uint8 (B, T, 3, H, W) -> float32 of the same shape; "median": in [-1, 1], "none": [0, 1].
+    """uint8 (B, T, 3, H, W) -> float32 of the same shape; "none": in [0, 1], else [-1, 1].
 
     With "median" the clip's median frame is subtracted: what stands still (wall, furniture, and a
-    body at rest) becomes 0, what moves stays. It presumes a camera that stands still.
+    body at rest) becomes 0, what moves stays. It presumes a camera that stands still. With
+    "follow" the clip is what `motion.person` made, from which that is subtracted already.
     """
     if background not in BACKGROUNDS:
-        raise UserError(f"background '{background}' is unknown: choose {' or '.join(BACKGROUNDS)}")
-    x = clip.float() / 255
+        raise UserError(f"background '{background}' is unknown: choose {', '.join(BACKGROUNDS)}")
+    x = clip.float()
     if background == "median":
         x = x - x.median(dim=1, keepdim=True).values
-    return x
+    elif background == "follow":
+        x = x - motion.ZERO
+    return x / LEVELS[background]
 
 
 def normalise(x: Tensor, background: str) -> Tensor:
     """Bring `to_float`'s result to about zero mean and unit spread; any shape."""
-    return x / PIXEL_STD if background == "median" else (x - PIXEL_MEAN) / PIXEL_STD
+    return (x - PIXEL_MEAN) / PIXEL_STD if background == "none" else x / PIXEL_STD
 
 
 class FrameEncoder(nn.Module):

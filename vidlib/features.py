@@ -21,7 +21,8 @@ def encode(
     device: torch.device | None = None,
     batch: int = 256,
 ) -> NDArray[np.float32]:
-    """One clip's frames uint8 (T, H, W, 3) -> features float32 (T, D)."""
+    """One clip's frames uint8 (T, H, W, 3), as the frame cache gives them for this background, ->
+    features float32 (T, D)."""
     device = device or next(encoder.parameters()).device
     clip = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2)[None]
     x = encoders.normalise(encoders.to_float(clip.to(device), background), background)[0]
@@ -45,7 +46,7 @@ def extract_features(
     device = device or settings.device()
     was_training = encoder.training
     encoder = encoder.to(device).eval()
-    cache = sampling.FrameCache(size=sample["size"], fps=sample["fps"])
+    cache = sampling.FrameCache(**sample)
     cache.build([c.path for c in clips], progress=progress)
     folder = settings.cache_dir() / "features" / encoders.identity(encoder) if keep else None
     out = []

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import checkpoints, settings, video
+from . import checkpoints, motion, settings, video
 from .features import encode
 from .settings import UserError
 from .training import windows
@@ -104,7 +104,8 @@ class Predictor:
         grid, length = self.sampling["fps"], self.model.spec["window"]
         times, weights, window_times, window_p = [], [], [], []
         for frames, at in self._segments(source, fps):
-            features = encode(self.encoder, frames, self.sampling["background"], self.device)
+            seen = motion.prepare(frames, self.sampling["size"], self.sampling["background"])
+            features = encode(self.encoder, seen, self.sampling["background"], self.device)
             x, valid, _, starts = windows([features], length, max(1, length // 2))
             with torch.inference_mode():
                 pooled, attention = self.model.tokens(x, valid)
@@ -134,7 +135,8 @@ class Predictor:
         self, source: str | Path | NDArray[np.uint8], fps: float | None
     ) -> Iterator[tuple[NDArray[np.uint8], Floats]]:
         """Frames (T, S, S, 3) on the grid and their times (T,), about SEGMENT seconds at once."""
-        grid, size = self.sampling["fps"], self.sampling["size"]
+        grid = self.sampling["fps"]
+        size = motion.source_size(self.sampling["size"], self.sampling["background"])
         if isinstance(source, np.ndarray):
             if source.ndim != 4 or source.shape[-1] != 3 or source.dtype != np.uint8 or not fps:
                 raise UserError(

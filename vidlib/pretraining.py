@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from . import augment, catalog, checkpoints, encoders, loop, probes, sampling, settings
+from . import augment, catalog, checkpoints, encoders, loop, motion, probes, sampling, settings
 from .catalog import Clip
 from .features import extract_features
 from .loop import Record
@@ -29,37 +28,39 @@ class Collapsed(UserError):
 
 
 class _Frames:
-    """Decoded clips, ready to draw batches from: frames uint8 and each clip's median."""
+    """Decoded clips, ready to draw batches from: frames uint8 and what is subtracted from each."""
 
     def __init__(self, clips: Sequence[Clip], config: PretrainConfig) -> None:
-        self.cache = sampling.FrameCache(size=config.size, fps=config.fps)
+        self.cache = sampling.FrameCache(**config.sampling)
         self.config = config
         self.frames = [self.cache.frames(clip.path) for clip in clips]
         self.still = None
         if config.background == "median":
-            self.still = np.stack([_median(f) for f in self.frames]).astype(np.float32)
+            self.still = np.stack([motion.still(f) for f in self.frames]).astype(np.float32)
+        elif config.background == "follow":
+            self.still = np.full(len(self.frames), motion.ZERO, np.float32)
 
-    def batch(self, step: int) -> tuple[Tensor, torch.Generator]:
-        """-> float (G, F, 3, H, W) as `encoders.to_float` makes it, and the step's generator."""
+    def batch(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
+        """-> float (G, F, 3, H, W) x 2 as `encoders.to_float` makes it, one for each view, `gap`
+        seconds apart (the same without), and the step's generator."""
         c = self.config
+        apart = round(c.gap * c.fps)
         rng = np.random.default_rng([c.seed, step])
         picked = rng.choice(len(self.frames), c.batch_clips, len(self.frames) < c.batch_clips)
-        out = np.empty((c.batch_clips, c.frames_per_clip, c.size, c.size, 3), np.float32)
-        for row, i in zip(out, picked, strict=True):
+        views = 2 if apart else 1
+        out = np.empty((c.batch_clips, views, c.frames_per_clip, c.size, c.size, 3), np.float32)
+        for rows, i in zip(out, picked, strict=True):
             # a sorted draw: frames of one clip, spread over its length
             edges = np.linspace(0, len(self.frames[i]), c.frames_per_clip + 1)
             at = np.floor(edges[:-1] + rng.random(c.frames_per_clip) * np.diff(edges)).astype(int)
-            row[:] = self.frames[i][np.minimum(at, len(self.frames[i]) - 1)]
+            for row, later in zip(rows, (0, apart), strict=False):
+                # before or after, whichever the clip has
+                moved = np.where(at + later < len(self.frames[i]), at + later, at - later)
+                row[:] = self.frames[i][np.clip(moved, 0, len(self.frames[i]) - 1)]
             if self.still is not None:
-                row -= self.still[i]
-        x = torch.from_numpy(out).permute(0, 1, 4, 2, 3) / 255
-        return x, torch.Generator().manual_seed(int(rng.integers(2**62)))
-
-
-def _median(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The lower of the two middle values where T is even, as torch's median in `to_float`."""
-    middle = (len(frames) - 1) // 2
-    return np.partition(frames, middle, axis=0)[middle]
+                rows -= self.still[i]
+        x = torch.from_numpy(out).permute(1, 0, 2, 5, 3, 4) / encoders.LEVELS[c.background]
+        return x[0], x[-1], torch.Generator().manual_seed(int(rng.integers(2**62)))
 
 
 def pretrain(
@@ -95,28 +96,26 @@ def pretrain(
     settings.seed_everything(config.seed)
     encoder = encoders.build(config.backbone, config.stem, config.init)
     model = SimSiam(
-        encoder, encoder.dim, config.hidden, config.bottleneck,
-        config.center, config.stop_gradient, config.output_norm,
+        encoder, encoder.dim, config.center, config.clip_loss,
+        hidden=config.hidden, bottleneck=config.bottleneck,
+        stop_gradient=config.stop_gradient, output_norm=config.output_norm,
     ).to(device, memory_format=torch.channels_last)  # fmt: skip
     peak = config.lr * config.batch_clips * config.frames_per_clip / 256
-    body = [*encoder.parameters(), *model.projector.parameters()]
-    groups = [{"params": body}, {"params": list(model.predictor.parameters())}]
+    predictors = [p for n, p in model.named_parameters() if ".predictor." in n]
+    body = [p for n, p in model.named_parameters() if ".predictor." not in n]
+    groups = [{"params": body}, {"params": predictors}]
     optimiser = torch.optim.SGD(groups, peak, momentum=0.9, weight_decay=config.weight_decay)
     frames = _Frames(clips, config)
-    recipe = augment.RECIPES[config.recipe]
     low: list[float] = []  # the collapse measure's last values
 
     def step(i: int) -> Record:
         # cosine decay, but for the predictor, whose rate stays (section 4.2 of the paper)
         rate = peak * 0.5 * (1 + math.cos(math.pi * i / config.steps))
         optimiser.param_groups[0]["lr"] = rate
-        x, rng = frames.batch(i)
-        x = x.to(device)
+        *pair, rng = frames.batch(i)
         view1, view2 = (
-            encoders.normalise(
-                augment.apply(x, augment.draw(len(x), recipe, rng)), config.background
-            )
-            for _ in range(2)
+            encoders.normalise(random_view(x.to(device), config, rng), config.background)
+            for x in pair
         )
         model.train()
         with settings.autocast(device):
@@ -150,6 +149,15 @@ def pretrain(
         checkpoints.save_encoder(out, encoder, meta)
         loop.finish(out)
     return encoder, history
+
+
+def random_view(x: Tensor, config: PretrainConfig, rng: torch.Generator) -> Tensor:
+    """A random view of float (G, F, 3, H, W), of the same shape, by the config's recipe."""
+    recipe = augment.RECIPES[config.recipe]
+    if config.shared_view:
+        return augment.apply(x, augment.draw(len(x), recipe, rng))
+    each = x.flatten(0, 1)[:, None]  # every frame a clip of its own
+    return augment.apply(each, augment.draw(len(each), recipe, rng)).view_as(x)
 
 
 def knn_monitor(

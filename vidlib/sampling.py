@@ -17,14 +17,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vidlib import settings
+from vidlib import motion, settings
 from vidlib.settings import UserError
 from vidlib.video import VideoError, letterbox, read_frames
 
 __all__ = ["FrameCache", "file_key", "letterbox", "take_window", "window_starts"]
 
 # raised by hand when decoding or resizing gives other pixels than before
-FORMAT = 1
+FORMAT = 2
 # fewer missing clips than this are decoded here: starting a process costs about as much
 FEW = 16
 
@@ -70,7 +70,8 @@ def file_key(path: Path | str) -> str:
 
 class FrameCache:
     """Decoded clips on disk, one memory-mapped .npy each: uint8 (T,size,size,3) RGB at k/fps
-    (np.load(..., mmap_mode="r") reads them; four bytes of checksum follow the frames).
+    (np.load(..., mmap_mode="r") reads them; four bytes of checksum follow the frames). With
+    background "follow" they are what `motion.person` makes of the frames.
 
     A file's name is a hash of the clip's content and of the parameters, so a changed source or
     parameter is another file, and copies of a clip share one. Deleting the folder costs only time.
@@ -82,14 +83,18 @@ class FrameCache:
         size: int = 64,
         fps: float = 12.0,
         max_seconds: float = 20.0,
+        background: str = "none",
     ) -> None:
         self.root = Path(root) if root is not None else settings.cache_dir() / "frames"
         self.size, self.fps, self.max_seconds = int(size), float(fps), float(max_seconds)
+        self.background = background
         self._checked: set[str] = set()  # keys whose checksum was right
 
     def key(self, path: Path | str) -> str:
         """The name under which the clip's frames are kept."""
         parts = (file_key(path), self.size, self.fps, self.max_seconds, FORMAT)
+        # "median" is subtracted later, from the same frames
+        parts += (motion.FORMAT,) if self.background == "follow" else ()
         return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
     def _load(self, key: str) -> np.memmap | None:
@@ -116,14 +121,15 @@ class FrameCache:
         """Frames of the first max_seconds, with a warning when there are more."""
         most = max(1, round(self.max_seconds * self.fps))
         # one frame more than is kept shows whether the film goes on
-        frames, _ = read_frames(path, fps=self.fps, size=self.size, max_frames=most + 1)
+        size = motion.source_size(self.size, self.background)
+        frames, _ = read_frames(path, fps=self.fps, size=size, max_frames=most + 1)
         if len(frames) > most:
             warnings.warn(
                 f"{path}: longer than {self.max_seconds:g} s, only its beginning is used: "
                 "cut it into clips, or raise max_seconds",
                 stacklevel=3,  # whoever asked frames() for it
             )
-        return frames[:most]
+        return motion.prepare(frames[:most], self.size, self.background)
 
     def frames(self, path: Path | str) -> np.memmap:
         """The clip's frames, uint8 (T,size,size,3) RGB, read only; decoded when not cached yet.

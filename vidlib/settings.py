@@ -50,7 +50,7 @@ PROFILES: dict[str, Profile] = {
     p.name: p
     for p in (
         Profile("quick", 4, 2, 2, 1, "resnet10", 40, 16, 200, 64, 2),
-        Profile("standard", 24, 12, 3, 2, "resnet10", 700, 32, 1000, 128, 2),
+        Profile("standard", 24, 12, 3, 2, "resnet10", 1200, 32, 1000, 128, 2),
         Profile("full", 96, 24, 5, 2, "resnet18", 12000, 64, 3000, 192, 4),
     )
 }
@@ -64,7 +64,7 @@ def profile(name: str | None = None) -> Profile:
     return PROFILES[name]
 
 
-BACKGROUNDS = ("median", "none")
+BACKGROUNDS = ("follow", "median", "none")
 STEMS = ("imagenet", "small")
 
 
@@ -109,13 +109,18 @@ class PretrainConfig(_Checked):
     init: str = option("none", "starting weights: none, imagenet, or a file of vidlib pretrain")
     size: int = option(64, "pixels at the encoder's input", 8)
     fps: float = option(12.0, "frames per second of the sampling grid", 0.1, 1000)
-    background: str = option("median", "what is subtracted, the clip's median frame or nothing",
+    background: str = option("follow", "what the encoder is shown: what moves, held still and "
+                             "followed; frames minus the clip's median frame; frames as they are",
                              among=BACKGROUNDS)  # fmt: skip
-    center: bool = option(True, "subtract each view's mean feature before the projector")
+    center: bool = option(True, "subtract each view's mean feature before the frames' projector")
+    clip_loss: float = option(1.0, "weight of the loss on the clip's mean and spread of features",
+                              0, 100)  # fmt: skip
     steps: int = option(700, "optimiser steps", 1)
     batch_clips: int = option(32, "clips in a step", 1)
     frames_per_clip: int = option(4, "frames that share one crop, flip and colour", 1)
-    recipe: str = option("body", "augmentation: paper, body or no-colour")
+    shared_view: bool = option(True, "a clip's frames share crop, flip and colour")
+    gap: float = option(0.0, "seconds between the frames that two views have of a clip", 0, 1000)
+    recipe: str = option("motion", "augmentation: paper, body, no-colour or motion")
     lr: float = option(0.2, "learning rate for 256 frames; scaled by batch / 256", 0)
     weight_decay: float = option(1e-4, "of SGD with momentum 0.9", 0)
     hidden: int = option(512, "size of the projector's layers and output", 1)
@@ -130,6 +135,8 @@ class PretrainConfig(_Checked):
             raise UserError(
                 "centring needs --frames-per-clip of 2 or more: one frame is its own mean"
             )
+        if self.clip_loss and self.batch_clips < 2:
+            raise UserError("the clips' loss needs --batch-clips of 2 or more, or --clip-loss 0")
         if self.batch_clips * self.frames_per_clip < 2:
             raise UserError("batch norm needs a step of two frames: raise --batch-clips")
 
