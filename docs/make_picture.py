@@ -17,7 +17,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vidlib import catalog, encoders, evaluation, features, figures, probes, studio, training, video
+from vidlib import (
+    catalog,
+    encoders,
+    evaluation,
+    features,
+    figures,
+    motion,
+    probes,
+    studio,
+    training,
+    video,
+)
 from vidlib.catalog import Clip
 from vidlib.predict import Predictor
 from vidlib.settings import PretrainConfig
@@ -71,10 +82,12 @@ def playing(step: int, text: str, clips: list[tuple[str, NDArray[Any]]]) -> Iter
 
 def moving_only(path: Path, sampling: dict[str, Any]) -> NDArray[np.float32]:
     """A clip as the encoder sees it, in 0..1: grey is 0.5."""
-    frames, _ = video.read_frames(path, fps=FPS, size=sampling["size"])
+    size, background = sampling["size"], sampling["background"]
+    frames, _ = video.read_frames(path, fps=FPS, size=motion.source_size(size, background))
+    frames = motion.prepare(frames, size, background)
     clip = torch.from_numpy(frames).permute(0, 3, 1, 2)[None]
-    x = encoders.to_float(clip, sampling["background"])[0].permute(0, 2, 3, 1).numpy()
-    return (0.5 + x).clip(0, 1) if sampling["background"] == "median" else x
+    x = encoders.to_float(clip, background)[0].permute(0, 2, 3, 1).numpy()
+    return x if background == "none" else (0.5 + 0.8 * x).clip(0, 1)
 
 
 def maps(predictor: Predictor, clips: list[Clip]) -> Iterator[Frame]:

@@ -97,6 +97,12 @@ def test_leave_one_person_out_runs_whole(
     for line in ("pretrained  transformer", "untrained   transformer"):
         assert line in out
     assert out.count("confusion") == 2
+    assert main(["pretrain", "--source=studio", *TINY]) == 0
+    capsys.readouterr()
+    given = ["--encoder", str(settings.encoder_path())]
+    assert main(["evaluate", *arguments, *given]) == 0  # one encoder for every fold
+    told = capsys.readouterr()
+    assert "pretrained  transformer" in told.out and "pre-training" not in told.err
 
 
 @pytest.mark.parametrize(
@@ -113,7 +119,7 @@ def test_leave_one_person_out_runs_whole(
         (["evaluate", "--seeds", "0"], "0 is not a whole number of 1 or more"),
         (["studio", "--seed", "-1"], "-1 is not a whole number of 0 or more"),
         (["pretrain", "--steps", "0"], "--steps is 0: choose 1 or more"),
-        (["pretrain", "--background", "wall"], "choose one of median, none"),
+        (["pretrain", "--background", "wall"], "choose one of follow, median, none"),
         (["train", "--dropout", "nan"], "--dropout is nan: choose 0 to 0.95"),
         (["train", "--heads", "3"], "--width is 64: choose an even multiple of --heads, 3"),
         (

@@ -66,6 +66,28 @@ def test_each_person_is_tested_once_by_models_that_never_saw_them(
     assert len(joined.true) == len(quick_clips) and joined.accuracy == 1
 
 
+def test_a_given_encoder_serves_every_fold_and_nothing_is_pretrained(
+    quick_clips: Sequence[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+
+    def fake_test(encoder: str, sample: dict, train: Sequence[Clip], val: Sequence[Clip],
+                  *_: Any, **__: Any) -> dict[str, Outcome]:  # fmt: skip
+        used.append(encoder)
+        return {"transformer": evaluation.outcome(val, [str(c.action) for c in val], [])}
+
+    monkeypatch.setattr(evaluation, "pretrain", None)  # a call would fail
+    monkeypatch.setattr(evaluation, "test", fake_test)
+    monkeypatch.setattr(evaluation, "untrained", lambda config: "untrained")
+    quick = profile("quick")
+    evaluation.leave_one_person_out(
+        quick_clips, PretrainConfig.of(quick), TrainConfig.of(quick), seeds=(0, 1),
+        say=lambda text: None, encoder="given",
+    )  # fmt: skip
+    folds = 2 * len({c.person for c in quick_clips})
+    assert used == ["given", "untrained"] * folds
+
+
 def test_unknown_people_are_refused(quick_clips: Sequence[Clip]) -> None:
     bare = [replace(c, person=None) for c in quick_clips]
     quick = profile("quick")

@@ -86,6 +86,42 @@ def test_a_finished_run_is_loaded_and_a_changed_one_is_made_again(
     assert len(checkpoints.load_encoder(out)[1]["history"]) == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"gap": 0.3}, {"shared_view": False}, {"clip_loss": 0.0}, {"recipe": "body"}]
+    + [{"background": "median"}, {"background": "none"}, {"center": False}],
+)  # fmt: skip
+def test_every_part_of_the_recipe_can_be_changed_and_changes_the_run(
+    quick_clips: Sequence[Clip], change: dict[str, object]
+) -> None:
+    losses = [
+        [r["loss"] for r in pretrain(quick_clips, c, device=CPU, progress=False)[1]]
+        for c in (TINY, replace(TINY, **change))
+    ]
+    assert np.isfinite(losses).all() and losses[0] != losses[1]
+
+
+def test_a_gap_takes_the_second_views_frames_from_the_same_clip(
+    quick_clips: Sequence[Clip],
+) -> None:
+    """0.25 s at 12 frames a second: three frames before or after; without a gap the same ones."""
+    frames = pretraining._Frames(quick_clips, replace(TINY, gap=0.25))
+    first, second, _ = frames.batch(0)
+    films = [(np.array(f, np.float32) - 128) / np.float32(170) for f in frames.frames]
+    place = {f.tobytes(): (i, k) for i, film in enumerate(films)
+             for k, f in enumerate(film)}  # fmt: skip
+    found = [
+        place[x.permute(1, 2, 0).contiguous().numpy().tobytes()]
+        for view in (first, second)
+        for x in view.flatten(0, 1)
+    ]
+    for (clip, at), (other, then) in zip(found[: len(found) // 2], found[len(found) // 2 :],
+                                         strict=True):  # fmt: skip
+        assert clip == other and abs(at - then) == 3
+    first, second, _ = pretraining._Frames(quick_clips, TINY).batch(0)
+    assert torch.equal(first, second)
+
+
 def test_without_stop_gradient_the_outputs_collapse_and_with_it_they_do_not(
     quick_clips: Sequence[Clip],
 ) -> None:
@@ -93,7 +129,7 @@ def test_without_stop_gradient_the_outputs_collapse_and_with_it_they_do_not(
     a collapsed batch ends as two points instead of one (see `SimSiam`)."""
     config = PretrainConfig.of(
         profile("quick"), size=32, steps=60, batch_clips=64, frames_per_clip=1, lr=0.4,
-        center=False, background="none", output_norm=False,
+        center=False, clip_loss=0.0, background="none", recipe="body", output_norm=False,
     )  # fmt: skip
     healthy = pretrain(quick_clips, config, device=CPU, progress=False)[1]
     collapsed = pretrain(

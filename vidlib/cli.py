@@ -110,7 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--seeds", type=_at_least(1), default=1, help="leave-one-person-out: runs, from --seed on"
     )
-    sub.add_argument("--encoder", type=Path, default=None, help="(none: your own, else shipped)")
+    sub.add_argument("--encoder", type=Path, default=None,
+                     help="(none: your own, else shipped); leave-one-person-out: this one in every "
+                     "fold (none: each fold pre-trains its own)")  # fmt: skip
     sub.add_argument("--classifier", type=Path, default=None, help="(none: your own, else shipped)")
     sub.add_argument("--device", default=None, help="cuda, mps or cpu")
     sub.add_argument("--json", action="store_true", help="print JSON")
@@ -226,13 +228,17 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
-    from . import catalog, evaluation, predict
+    from . import catalog, checkpoints, evaluation, predict
 
     if args.protocol == "leave-one-person-out":
-        configs = _config(PretrainConfig, args), _config(TrainConfig, args, "train_")
+        configs = [_config(PretrainConfig, args), _config(TrainConfig, args, "train_")]
+        encoder = None
+        if args.encoder:  # pre-trained elsewhere: its own settings, not the options
+            encoder, meta = checkpoints.load_encoder(args.encoder)
+            configs[0] = PretrainConfig(**meta["config"])
         outcomes = evaluation.leave_one_person_out(
-            _clips(args), *configs,
-            range(args.seed, args.seed + args.seeds), settings.device(args.device),
+            _clips(args), *configs, range(args.seed, args.seed + args.seeds),
+            settings.device(args.device), encoder=encoder,
         )  # fmt: skip
         if args.json:
             print(json.dumps({w: [{m: o.to_json() for m, o in seed.items()} for seed in seeds]

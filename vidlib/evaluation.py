@@ -128,9 +128,13 @@ def leave_one_person_out(
     device: torch.device | None = None,
     say: Callable[[str], None] = print,
     folder: Path | None = None,
+    encoder: encoders.FrameEncoder | None = None,
 ) -> dict[str, list[dict[str, Outcome]]]:
     """The whole pipeline once a person and seed: pre-train on the other people's clips (their
     frames alone), train on them, test on the person.
+
+    With `encoder`, pre-trained elsewhere by the settings `pre`, that one serves every fold and no
+    frame of these people is pre-trained on.
 
     Returns for `pretrained` and `untrained`, for each seed, the outcomes (knn, linear,
     transformer) over all people's clips. Encoders are kept in `folder` (default: in the cache) by
@@ -146,11 +150,13 @@ def leave_one_person_out(
     }
     for seed in seeds:
         parts: dict[str, list[dict[str, Outcome]]] = {"pretrained": [], "untrained": []}
-        p, t = replace(pre, seed=seed), replace(train, seed=seed)
+        p = pre if encoder else replace(pre, seed=seed)
+        t = replace(train, seed=seed)
+        bare = untrained(p)
         for person, known, asked in catalog.leave_one_person_out(clips):
             name = checkpoints.key("fold", p, catalog.fingerprint(known))
-            encoder, _ = pretrain(known, p, folder / f"{name}.pth", device)
-            for which, e in (("pretrained", encoder), ("untrained", untrained(p))):
+            ours = encoder or pretrain(known, p, folder / f"{name}.pth", device)[0]
+            for which, e in (("pretrained", ours), ("untrained", bare)):
                 parts[which].append(test(e, p.sampling, known, asked, t, device, progress=False))
             got = {w: parts[w][-1]["transformer"].accuracy for w in parts}
             say(f"seed {seed}, without {person}: {got['pretrained']:.0%} ({got['untrained']:.0%} "
