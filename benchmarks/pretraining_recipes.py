@@ -17,10 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from vidlib import catalog, checkpoints, evaluation, settings, studio
+from vidlib import catalog, checkpoints, evaluation, probes, settings, studio, video
 from vidlib.catalog import Clip
+from vidlib.encoders import FrameEncoder
+from vidlib.features import extract_features
+from vidlib.loop import Record
 from vidlib.pretraining import pretrain
 from vidlib.settings import PretrainConfig, TrainConfig
+from vidlib.training import classify, train_classifier
 
 ROWS = Path(__file__).with_name("pretraining_recipes.jsonl")
 OLD = {"recipe": "body", "clip_loss": 0.0}
@@ -82,29 +86,83 @@ def key_of(name: str, seed: int, known: list[Clip], asked: list[Clip]) -> str:
     return checkpoints.key(RECIPES[name] is None, *configs(name, seed), *data)
 
 
+def encoder_of(name: str, seed: int, known: list[Clip]) -> tuple[FrameEncoder, list[Record]]:
+    """The recipe's encoder and its records, from the cache where it was made before."""
+    config, _ = configs(name, seed)
+    if RECIPES[name] is None:
+        return evaluation.untrained(config), []
+    kept = checkpoints.key(name, config, catalog.fingerprint(known))
+    return pretrain(known, config, settings.cache_dir() / "recipes" / f"{kept}.pth")
+
+
+def machine() -> dict[str, Any]:
+    """What minutes depend on."""
+    return {"cores": os.cpu_count(), "machine": platform.machine(),
+            "bfloat16": settings.has_fast_bfloat16(settings.device())}  # fmt: skip
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a results file, none if there is none."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def keep(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a results file, whole or not at all."""
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    checkpoints.write(path, lambda file: file.write(text.encode()))
+
+
+def pair_clips(asked: list[Clip], takes: int) -> list[Clip]:
+    """Clips of their own to test the order of frames on: sitting down and standing up, `takes` of
+    each by every asked person, in takes that no data set has."""
+    of_dev = settings.cache_dir() in asked[0].path.parents
+    root, clips = settings.cache_dir() / "pair", []
+    for person in sorted({int(c.person or 0) for c in asked}):
+        scene = min(int(c.scene or 0) for c in asked if int(c.person or 0) == person)
+        for action in studio.PAIR:
+            for take in range(100, 100 + takes):
+                path = root / ("dev" if of_dev else "test") / f"{action}_{person}_{take}.webm"
+                if not path.exists():
+                    frames = studio.draw_clip(action, person, scene, take, seed=int(of_dev))
+                    video.write_video(path, frames, 16.0)
+                clips.append(Clip(path, action, str(person)))
+    return clips
+
+
+def order_pair(encoder: FrameEncoder, sample: dict[str, Any], known: list[Clip],
+               asked: list[Clip], train: TrainConfig) -> dict[str, float]:  # fmt: skip
+    """The pair alone, on 200 clips or more of its own: a Transformer, and a linear probe on mean
+    and spread, each trained on the training people's clips of the pair."""
+    learn = [c for c in known if c.action in studio.PAIR]
+    clips = pair_clips(asked, -(-100 // len({c.person for c in asked})))
+    x, y = (extract_features(encoder, side, sample, progress=False) for side in (learn, clips))
+    labels, truth = ([str(c.action) for c in side] for side in (learn, clips))
+    model, actions, _ = train_classifier(x, labels, train, progress=False)
+    named = {
+        "pair transformer": [actions[i] for i in classify(model, y).argmax(1)],
+        "pair order-free": probes.linear_probe(probes.pool(x), labels, probes.pool(y)),
+    }
+    return {k: round(probes.accuracy(v, truth), 4) for k, v in named.items()}
+
+
 def measure(name: str, seed: int, known: list[Clip], asked: list[Clip]) -> dict[str, Any]:
     """A row's results: accuracies 0..1 on people never learned from, minutes of pre-training."""
     config, train = configs(name, seed)
-    collapse, minutes = None, 0.0
-    if RECIPES[name] is None:
-        encoder = evaluation.untrained(config)
-    else:
-        kept = checkpoints.key(name, config, catalog.fingerprint(known))
-        out = settings.cache_dir() / "recipes" / f"{kept}.pth"
-        encoder, history = pretrain(known, config, out)
-        collapse = round(float(np.mean([r["collapse"] for r in history[-50:]])), 3)
-        minutes = round(history[-1]["seconds"] / 60, 2)
+    encoder, history = encoder_of(name, seed, known)
+    last = [r["collapse"] for r in history[-50:]]
+    collapse = round(float(np.mean(last)), 3) if last else None
+    minutes = round(history[-1]["seconds"] / 60, 2) if history else 0.0
     outcomes = evaluation.test(encoder, config.sampling, known, asked, train, progress=False)
-    pair = [i for i, c in enumerate(asked) if c.action in studio.PAIR]
     row = {k: round(o.accuracy, 4) for k, o in outcomes.items()}
-    row |= {f"pair {k}": round(float(outcomes[k].correct[pair].mean()), 4)
-            for k in ("linear", "transformer")}  # fmt: skip
+    row |= order_pair(encoder, config.sampling, known, asked, train)
+    # clip by clip, so that two rows can be compared by person
+    row["right"] = "".join("01"[c] for c in outcomes["transformer"].correct)
     return row | {"collapse": collapse, "minutes": minutes}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Mean +- standard deviation over seeds, best Transformer first."""
-    columns = ("knn", "linear", "transformer", "pair linear", "pair transformer")
+    columns = ("knn", "linear", "transformer", "pair order-free", "pair transformer")
     head = ["recipe", "seeds", *columns, "collapse", "minutes"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     score = {r["recipe"]: [] for r in rows}
@@ -124,27 +182,44 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def gains(rows: list[dict[str, Any]], people: list[str]) -> str:
+    """The Transformer's gain over the untrained encoder of the same seeds, with its 95 % interval:
+    a paired bootstrap over people of the clips' mean difference over seeds."""
+    right = {(r["recipe"], r["seed"]): np.array([*map(int, r["right"])]) for r in rows}
+    lines = []
+    for name in dict.fromkeys(r["recipe"] for r in rows):
+        seeds = [s for n, s in right if n == name and ("untrained", s) in right]
+        if name == "untrained" or not seeds:
+            continue
+        difference = np.mean([right[name, s] - right["untrained", s] for s in seeds], axis=0)
+        low, high = probes.bootstrap_by_person(difference, people)
+        lines.append(
+            f"{name}: {100 * difference.mean():+.1f} points over untrained "
+            f"({100 * low:+.1f} to {100 * high:+.1f} by person, {len(seeds)} seeds)"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["untrained", "course"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--people", choices=["dev", "test"], default="dev")
     args = parser.parse_args()
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    rows = read(ROWS)
     clips = sides(args.people)
     for seed in args.seeds:
         for name in args.recipes:
             key = key_of(name, seed, *clips)
             if all(row["key"] != key for row in rows):
                 what = {"recipe": name, "seed": seed, "people": args.people, "key": key,
-                        "profile": settings.profile().name, "cores": os.cpu_count(),
-                        "machine": platform.machine(),
-                        "bfloat16": settings.has_fast_bfloat16(settings.device())}  # fmt: skip
-                rows.append(what | measure(name, seed, *clips))
-                text = "".join(f"{json.dumps(row)}\n" for row in rows)
-                checkpoints.write(ROWS, lambda file, text=text: file.write(text.encode()))
-    print(table([r for r in rows if r["recipe"] in RECIPES
-                 and r["key"] == key_of(r["recipe"], r["seed"], *clips)]))  # fmt: skip
+                        "profile": settings.profile().name}  # fmt: skip
+                rows.append(what | machine() | measure(name, seed, *clips))
+                keep(ROWS, rows)
+    rows = [r for r in rows if r["recipe"] in RECIPES
+            and r["key"] == key_of(r["recipe"], r["seed"], *clips)]  # fmt: skip
+    print(table(rows))
+    print(gains(rows, [c.person or "" for c in clips[1]]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,128 @@
+"""What is pre-training worth when labels are few? Accuracy against labelled clips an action.
+
+    python benchmarks/few_labels.py --counts 1 2 5 10 72 --seeds 0 1 2
+    python benchmarks/few_labels.py --weizmann ../shared/weizmann --counts 1 2 4 8 --seeds 0 1 2
+
+Three arms on the same labelled clips: the Transformer on the course's pre-trained encoder, on the
+untrained one, and encoder and Transformer trained together from scratch for as many minutes as the
+first arm took in all, pre-training included. The encoder saw the studio's training clips alone.
+On Weizmann three people, fixed here before any was looked at, are tested in turn.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pretraining_recipes import configs, encoder_of, keep, machine, read, sides
+
+from vidlib import catalog, checkpoints
+from vidlib.catalog import Clip
+from vidlib.endtoend import train_together
+from vidlib.features import extract_features
+from vidlib.settings import TrainConfig
+from vidlib.training import classify, train_classifier
+
+ROWS = Path(__file__).with_name("few_labels.jsonl")
+ARMS = ("pre-trained", "untrained", "supervised")
+FOLDS = ("daria", "ido", "lyova")  # every third of Weizmann's people, by name
+
+
+def draw(clips: list[Clip], count: int, seed: int) -> list[Clip]:
+    """`count` clips of each action (all where there are fewer), at random."""
+    rng, out = np.random.default_rng([seed, count]), []
+    for action in catalog.actions(clips):
+        mine = [c for c in clips if c.action == action]
+        out += [mine[i] for i in sorted(rng.permutation(len(mine))[:count])]
+    return out
+
+
+def accuracy(
+    arm: str, labelled: list[Clip], asked: list[Clip], seed: int, studio: list[Clip],
+    train: TrainConfig,
+) -> tuple[list[bool], float]:  # fmt: skip
+    """Which of the asked clips are named rightly, and the arm's minutes in all."""
+    pre, _ = configs("course", seed)
+    began = time.perf_counter()
+    labels = [str(c.action) for c in labelled]
+    encoder, history = encoder_of("course", seed, studio)
+    minutes = history[-1]["seconds"] / 60
+    if arm == "supervised":
+        # the classifier on top takes its time in the other arm, too: seconds for these few clips
+        trial = time.perf_counter()
+        train_together(labelled, pre, train, 20, progress=False)
+        steps = max(20, round(20 * 60 * minutes / (time.perf_counter() - trial)))
+        encoder, model, actions = train_together(labelled, pre, train, steps)
+        minutes = (time.perf_counter() - trial) / 60
+    else:
+        if arm == "untrained":
+            encoder, minutes = encoder_of("untrained", seed, studio)[0], 0.0
+        known = extract_features(encoder, labelled, pre.sampling, progress=False)
+        model, actions, _ = train_classifier(known, labels, train, progress=False)
+        minutes += (time.perf_counter() - began) / 60
+    features = extract_features(encoder, asked, pre.sampling, progress=False, keep=arm != ARMS[2])
+    named = [actions[i] for i in classify(model, features).argmax(1)]
+    return [n == c.action for n, c in zip(named, asked, strict=True)], minutes
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Mean +- standard deviation over seeds, a line an arm, a column a count."""
+    counts = sorted({r["count"] for r in rows})
+    lines = [
+        "| clips an action | " + " | ".join(map(str, counts)) + " |",
+        "|---" * (1 + len(counts)) + "|",
+    ]
+    for arm in ARMS:
+        cells = []
+        for count in counts:
+            values = [100 * r["accuracy"] for r in rows if (r["arm"], r["count"]) == (arm, count)]
+            spread = f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.1f}{spread} ({len(values)})" if values else "-")
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--counts", nargs="+", type=int, default=[1, 2, 5, 10, 72])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--people", choices=["dev", "test"], default="dev")
+    parser.add_argument("--weizmann", type=Path, default=None, help="folder of its clips")
+    args = parser.parse_args()
+    studio, asked = sides("test" if args.weizmann else args.people)
+    data = "weizmann" if args.weizmann else f"studio, {args.people}"
+    folds = [(studio, asked)]
+    if args.weizmann:
+        clips = catalog.find_clips(args.weizmann)
+        folds = [([c for c in clips if c.person != p], [c for c in clips if c.person == p])
+                 for p in FOLDS]  # fmt: skip
+    rows = read(ROWS)
+    for seed in args.seeds:
+        train = replace(configs("course", seed)[1], **({"steps": 400} if args.weizmann else {}))
+        for count in args.counts:
+            for arm in args.arms:
+                key = checkpoints.key(
+                    arm, count, configs("course", seed)[0], train, catalog.fingerprint(studio),
+                    *[catalog.fingerprint(side) for fold in folds for side in fold],
+                )  # fmt: skip
+                if any(r["key"] == key for r in rows):
+                    continue
+                right: list[bool] = []
+                for known, unseen in folds:
+                    labelled = draw(known, count, seed)
+                    good, minutes = accuracy(arm, labelled, unseen, seed, studio, train)
+                    right += good
+                place = {"data": data, "arm": arm, "count": count, "seed": seed}
+                rows = [r for r in rows if place.items() - r.items()]  # not those of old settings
+                result = {"accuracy": round(float(np.mean(right)), 4), "clips": len(right)}
+                rows.append(place | result | {"minutes": round(minutes, 2), "key": key} | machine())
+                keep(ROWS, rows)
+                print(rows[-1], flush=True)
+    print(table([r for r in rows if r["data"] == data]))
+
+
+if __name__ == "__main__":
+    main()
