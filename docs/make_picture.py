@@ -127,9 +127,11 @@ def maps(predictor: Predictor, clips: list[Clip]) -> Iterator[Frame]:
 def over_time(predictor: Predictor, frames: NDArray[np.uint8], fps: float) -> NDArray[Any]:
     """Probabilities (T, K) at each of the frames: those of the window nearest around it."""
     grid, length = predictor.sampling["fps"], predictor.model.spec["window"]
-    small = np.stack([video.letterbox(f, predictor.sampling["size"]) for f in frames])
+    size, background = predictor.sampling["size"], predictor.sampling["background"]
     taken = (np.arange(round(len(frames) / fps * grid)) * fps / grid).astype(int)
-    x = features.encode(predictor.encoder, small[taken], predictor.sampling["background"])
+    small = [video.letterbox(frames[i], motion.source_size(size, background)) for i in taken]
+    seen = motion.prepare(np.stack(small), size, background)
+    x = features.encode(predictor.encoder, seen, background)
     x, valid, _, starts = training.windows([x], length, 1)
     p = predictor.model(x, valid).softmax(1).numpy()
     centre = (starts + length / 2) / grid
@@ -192,7 +194,7 @@ def main() -> None:
     with figures.style():
         frames = [
             *playing(0, "people, rooms and clothes, drawn by the course; or your own videos", raw),
-            *playing(1, "the encoder's input: each frame minus the clip's median", seen),
+            *playing(1, "the encoder's input: the camera held still, what moves followed", seen),
             *maps(predictor, clips),
             *answers(predictor, person, scene),
         ]
