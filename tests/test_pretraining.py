@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import rounds
-from vidlib import checkpoints, encoders, pretraining
+from vidlib import checkpoints, encoders, motion, pretraining
 from vidlib.catalog import Clip
 from vidlib.loop import Interrupted
 from vidlib.pretraining import Collapsed, pretrain
@@ -214,7 +214,7 @@ def test_starting_weights_come_from_a_file_and_count_by_content(
 def test_the_median_frame_is_the_one_that_predicting_subtracts(length: int) -> None:
     frames = np.random.default_rng(length).integers(0, 256, (length, 6, 5, 3), dtype=np.uint8)
     theirs = encoders.to_float(torch.from_numpy(frames).permute(0, 3, 1, 2)[None], "median")
-    ours = frames.astype(np.float32) - pretraining._median(frames)
+    ours = frames.astype(np.float32) - motion.still(frames)
     np.testing.assert_allclose(ours / 255, theirs[0].permute(0, 2, 3, 1), atol=1e-6)
 
 
