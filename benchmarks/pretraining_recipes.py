@@ -27,6 +27,7 @@ from vidlib.settings import PretrainConfig, TrainConfig
 from vidlib.training import classify, train_classifier
 
 ROWS = Path(__file__).with_name("pretraining_recipes.jsonl")
+MEASURES = 2  # raised by hand when `measure` asks more; rows of before are kept, and not shown
 OLD = {"recipe": "body", "clip_loss": 0.0}
 # what differs from the course's settings; None: no step at all
 RECIPES: dict[str, dict[str, Any] | None] = {
@@ -83,7 +84,7 @@ def configs(name: str, seed: int) -> tuple[PretrainConfig, TrainConfig]:
 def key_of(name: str, seed: int, known: list[Clip], asked: list[Clip]) -> str:
     """What a row depends on; a row of another key is measured again."""
     data = catalog.fingerprint(known), catalog.fingerprint(asked)
-    return checkpoints.key(RECIPES[name] is None, *configs(name, seed), *data)
+    return checkpoints.key(MEASURES, RECIPES[name] is None, *configs(name, seed), *data)
 
 
 def encoder_of(name: str, seed: int, known: list[Clip]) -> tuple[FrameEncoder, list[Record]]:
@@ -156,7 +157,7 @@ def measure(name: str, seed: int, known: list[Clip], asked: list[Clip]) -> dict[
     row = {k: round(o.accuracy, 4) for k, o in outcomes.items()}
     row |= order_pair(encoder, config.sampling, known, asked, train)
     # clip by clip, so that two rows can be compared by person
-    row["right"] = "".join("01"[c] for c in outcomes["transformer"].correct)
+    row["right"] = "".join("01"[int(c)] for c in outcomes["transformer"].correct)
     return row | {"collapse": collapse, "minutes": minutes}
 
 
