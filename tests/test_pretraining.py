@@ -105,7 +105,7 @@ def test_a_gap_takes_the_second_views_frames_from_the_same_clip(
     quick_clips: Sequence[Clip],
 ) -> None:
     """0.25 s at 12 frames a second: three frames before or after; without a gap the same ones."""
-    frames = pretraining._Frames(quick_clips, replace(TINY, gap=0.25))
+    frames = pretraining.Frames(quick_clips, replace(TINY, gap=0.25))
     first, second, _ = frames.batch(0)
     films = [(np.array(f, np.float32) - 128) / np.float32(170) for f in frames.frames]
     place = {f.tobytes(): (i, k) for i, film in enumerate(films)
@@ -118,7 +118,7 @@ def test_a_gap_takes_the_second_views_frames_from_the_same_clip(
     for (clip, at), (other, then) in zip(found[: len(found) // 2], found[len(found) // 2 :],
                                          strict=True):  # fmt: skip
         assert clip == other and abs(at - then) == 3
-    first, second, _ = pretraining._Frames(quick_clips, TINY).batch(0)
+    first, second, _ = pretraining.Frames(quick_clips, TINY).batch(0)
     assert torch.equal(first, second)
 
 

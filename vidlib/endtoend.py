@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import encoders, loop, motion, sampling, settings
+from . import encoders, loop, settings
 from .catalog import Clip
-from .pretraining import random_view
+from .pretraining import Frames, random_view, spread_draw
 from .settings import PretrainConfig, TrainConfig
 from .temporal import TemporalTransformer
 
@@ -52,9 +52,7 @@ def train_together(
     rates = {encoder: encoder_lr or train.lr, model: train.lr}
     groups = [{"params": list(m.parameters()), "peak": rate} for m, rate in rates.items()]
     optimiser = torch.optim.AdamW(groups, lr=train.lr, weight_decay=train.weight_decay)
-    cache = sampling.FrameCache(**pre.sampling)
-    films = [cache.frames(c.path) for c in clips]
-    still = [motion.still(f) if pre.background == "median" else None for f in films]
+    films = Frames(clips, pre)
     warm = max(1, steps // 20)
 
     def step(i: int) -> loop.Record:
@@ -63,21 +61,14 @@ def train_together(
         decay = 0.5 * (1 + math.cos(math.pi * max(0, i - warm) / max(1, steps - warm)))
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * min(1.0, (i + 1) / warm) * decay
-        rows = rng.choice(len(films), batch, len(films) < batch)
+        rows = rng.choice(len(clips), batch, len(clips) < batch)
         picked, at = [], []
         for row in rows:
-            film, most = films[row], min(len(films[row]), train.window)
-            first = int(rng.integers(0, len(film) - most + 1))
-            edges = np.linspace(0, most, frames + 1)
-            spot = np.floor(edges[:-1] + rng.random(frames) * np.diff(edges)).astype(int)
-            spot = np.minimum(spot, most - 1)
-            x = film[first + spot].astype(np.float32)
-            if pre.background == "follow":
-                x -= motion.ZERO
-            elif still[row] is not None:
-                x -= still[row]
-            picked.append(x)
-            at.append(spot)
+            length = len(films.frames[row])
+            most = min(length, train.window)
+            first = int(rng.integers(0, length - most + 1))
+            at.append(spread_draw(most, frames, rng))
+            picked.append(films.take(row, first + at[-1]))
         x = torch.from_numpy(np.stack(picked)).permute(0, 1, 4, 2, 3).to(device)
         x = x / encoders.LEVELS[pre.background]
         view = random_view(x, pre, torch.Generator().manual_seed(int(rng.integers(2**62))))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import augment, catalog, checkpoints, encoders, loop, motion, probes, sampling, settings
@@ -27,18 +28,22 @@ class Collapsed(UserError):
     """The outputs became alike, and the run was stopped."""
 
 
-class _Frames:
+class Frames:
     """Decoded clips, ready to draw batches from: frames uint8 and what is subtracted from each."""
 
     def __init__(self, clips: Sequence[Clip], config: PretrainConfig) -> None:
         self.cache = sampling.FrameCache(**config.sampling)
         self.config = config
         self.frames = [self.cache.frames(clip.path) for clip in clips]
-        self.still = None
-        if config.background == "median":
-            self.still = np.stack([motion.still(f) for f in self.frames]).astype(np.float32)
-        elif config.background == "follow":
-            self.still = np.full(len(self.frames), motion.ZERO, np.float32)
+        nothing = motion.ZERO if config.background == "follow" else 0
+        self.still = [
+            np.asarray(motion.still(f) if config.background == "median" else nothing, np.float32)
+            for f in self.frames
+        ]
+
+    def take(self, clip: int, at: NDArray[np.intp]) -> NDArray[np.float32]:
+        """The clip's frames `at`, less what stands still: (F, H, W, 3), in grey levels."""
+        return self.frames[clip][at] - self.still[clip]
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
         """-> float (G, F, 3, H, W) x 2 as `encoders.to_float` makes it, one for each view, `gap`
@@ -50,17 +55,20 @@ class _Frames:
         views = 2 if apart else 1
         out = np.empty((c.batch_clips, views, c.frames_per_clip, c.size, c.size, 3), np.float32)
         for rows, i in zip(out, picked, strict=True):
-            # a sorted draw: frames of one clip, spread over its length
-            edges = np.linspace(0, len(self.frames[i]), c.frames_per_clip + 1)
-            at = np.floor(edges[:-1] + rng.random(c.frames_per_clip) * np.diff(edges)).astype(int)
+            at = spread_draw(len(self.frames[i]), c.frames_per_clip, rng)
             for row, later in zip(rows, (0, apart), strict=False):
                 # before or after, whichever the clip has
                 moved = np.where(at + later < len(self.frames[i]), at + later, at - later)
-                row[:] = self.frames[i][np.clip(moved, 0, len(self.frames[i]) - 1)]
-            if self.still is not None:
-                rows -= self.still[i]
+                row[:] = self.take(i, np.clip(moved, 0, len(self.frames[i]) - 1))
         x = torch.from_numpy(out).permute(1, 0, 2, 5, 3, 4) / encoders.LEVELS[c.background]
         return x[0], x[-1], torch.Generator().manual_seed(int(rng.integers(2**62)))
+
+
+def spread_draw(length: int, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """`count` frames of `length`, sorted, one at random from each of as many equal parts."""
+    edges = np.linspace(0, length, count + 1)
+    at = np.floor(edges[:-1] + rng.random(count) * np.diff(edges)).astype(int)
+    return np.minimum(at, length - 1)
 
 
 def pretrain(
@@ -105,7 +113,7 @@ def pretrain(
     body = [p for n, p in model.named_parameters() if ".predictor." not in n]
     groups = [{"params": body}, {"params": predictors}]
     optimiser = torch.optim.SGD(groups, peak, momentum=0.9, weight_decay=config.weight_decay)
-    frames = _Frames(clips, config)
+    frames = Frames(clips, config)
     low: list[float] = []  # the collapse measure's last values
 
     def step(i: int) -> Record:
