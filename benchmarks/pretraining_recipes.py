@@ -1,6 +1,8 @@
 """Which pre-training helps? Named recipes x seeds, each kept in a file, so that a run goes on.
 
     python benchmarks/pretraining_recipes.py --recipes course plain --seeds 0 1 2
+    python benchmarks/pretraining_recipes.py --recipes all --steps 400
+    python benchmarks/pretraining_recipes.py --recipes course --steps 1100 2200 4400 8800
 
 Choices are made on people of a studio of their own (`--people dev`: 24 of another seed, in no data
 set of the course). The people of `val` are looked at once a recipe is committed (`--people test`).
@@ -8,6 +10,7 @@ Every recipe goes through the very same steps; `untrained` is the course's encod
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -27,7 +30,7 @@ from vidlib.settings import PretrainConfig, TrainConfig
 from vidlib.training import classify, train_classifier
 
 ROWS = Path(__file__).with_name("pretraining_recipes.jsonl")
-MEASURES = 2  # raised by hand when `measure` asks more; rows of before are kept, and not shown
+MEASURES = 3  # raised by hand when `measure` asks more; rows of before are kept, and not shown
 OLD = {"recipe": "body", "clip_loss": 0.0}
 # what differs from the course's settings; None: no step at all
 RECIPES: dict[str, dict[str, Any] | None] = {
@@ -55,9 +58,6 @@ RECIPES: dict[str, dict[str, Any] | None] = {
     "resnet18": {"backbone": "resnet18"},
     "96 px": {"size": 96},
     "112 px": {"size": 112},
-    "2x steps": {"steps": 2400},
-    "4x steps": {"steps": 4800},
-    "8x steps": {"steps": 9600},
 }
 
 
@@ -74,22 +74,27 @@ def sides(people: str) -> tuple[list[Clip], list[Clip]]:
     return train, catalog.find_clips(root, source="studio")
 
 
-def configs(name: str, seed: int) -> tuple[PretrainConfig, TrainConfig]:
-    """The recipe's settings in the current profile."""
+def configs(name: str, seed: int, steps: int | None = None) -> tuple[PretrainConfig, TrainConfig]:
+    """The recipe's settings in the current profile, for `steps` (None: the profile's)."""
     profile = settings.profile()
     pre = PretrainConfig.of(profile, **(RECIPES[name] or {}), seed=seed)
-    return pre, TrainConfig.of(profile, seed=seed)
+    return replace(pre, steps=steps or pre.steps), TrainConfig.of(profile, seed=seed)
 
 
-def key_of(name: str, seed: int, known: list[Clip], asked: list[Clip]) -> str:
+def key_of(name: str, seed: int, steps: int | None, known: list[Clip], asked: list[Clip]) -> str:
     """What a row depends on; a row of another key is measured again."""
+    pre, train = configs(name, seed, steps)
+    if RECIPES[name] is None:
+        pre = replace(pre, steps=1)  # the same encoder, whatever the others' steps
     data = catalog.fingerprint(known), catalog.fingerprint(asked)
-    return checkpoints.key(MEASURES, RECIPES[name] is None, *configs(name, seed), *data)
+    return checkpoints.key(MEASURES, RECIPES[name] is None, pre, train, *data)
 
 
-def encoder_of(name: str, seed: int, known: list[Clip]) -> tuple[FrameEncoder, list[Record]]:
+def encoder_of(
+    name: str, seed: int, steps: int | None, known: list[Clip]
+) -> tuple[FrameEncoder, list[Record]]:
     """The recipe's encoder and its records, from the cache where it was made before."""
-    config, _ = configs(name, seed)
+    config, _ = configs(name, seed, steps)
     if RECIPES[name] is None:
         return evaluation.untrained(config), []
     kept = checkpoints.key(name, config, catalog.fingerprint(known))
@@ -146,10 +151,12 @@ def order_pair(encoder: FrameEncoder, sample: dict[str, Any], known: list[Clip],
     return {k: round(probes.accuracy(v, truth), 4) for k, v in named.items()}
 
 
-def measure(name: str, seed: int, known: list[Clip], asked: list[Clip]) -> dict[str, Any]:
+def measure(
+    name: str, seed: int, steps: int | None, known: list[Clip], asked: list[Clip]
+) -> dict[str, Any]:
     """A row's results: accuracies 0..1 on people never learned from, minutes of pre-training."""
-    config, train = configs(name, seed)
-    encoder, history = encoder_of(name, seed, known)
+    config, train = configs(name, seed, steps)
+    encoder, history = encoder_of(name, seed, steps, known)
     last = [r["collapse"] for r in history[-50:]]
     collapse = round(float(np.mean(last)), 3) if last else None
     minutes = round(history[-1]["seconds"] / 60, 2) if history else 0.0
@@ -158,20 +165,20 @@ def measure(name: str, seed: int, known: list[Clip], asked: list[Clip]) -> dict[
     row |= order_pair(encoder, config.sampling, known, asked, train)
     # clip by clip, so that two rows can be compared by person
     row["right"] = "".join("01"[int(c)] for c in outcomes["transformer"].correct)
-    return row | {"collapse": collapse, "minutes": minutes}
+    return row | {"steps": len(history), "collapse": collapse, "minutes": minutes}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Mean +- standard deviation over seeds, best Transformer first."""
     columns = ("knn", "linear", "transformer", "pair order-free", "pair transformer")
-    head = ["recipe", "seeds", *columns, "collapse", "minutes"]
+    head = ["recipe", "steps", "seeds", *columns, "collapse", "minutes"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    score = {r["recipe"]: [] for r in rows}
+    score: dict[tuple[str, int], list[float]] = {}
     for r in rows:
-        score[r["recipe"]].append(r["transformer"])
-    for name in sorted(score, key=lambda n: -np.mean(score[n])):
-        mine = [r for r in rows if r["recipe"] == name]
-        cells = [name, str(len(mine))]
+        score.setdefault((r["recipe"], r["steps"]), []).append(r["transformer"])
+    for what in sorted(score, key=lambda w: -np.mean(score[w])):
+        mine = [r for r in rows if (r["recipe"], r["steps"]) == what]
+        cells = [what[0], str(what[1]), str(len(mine))]
         for column in columns:
             values = 100 * np.array([r[column] for r in mine])
             spread = f" +- {values.std(ddof=1):.1f}" if len(values) > 1 else ""
@@ -186,16 +193,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 def gains(rows: list[dict[str, Any]], people: list[str]) -> str:
     """The Transformer's gain over the untrained encoder of the same seeds, with its 95 % interval:
     a paired bootstrap over people of the clips' mean difference over seeds."""
-    right = {(r["recipe"], r["seed"]): np.array([*map(int, r["right"])]) for r in rows}
-    lines = []
-    for name in dict.fromkeys(r["recipe"] for r in rows):
-        seeds = [s for n, s in right if n == name and ("untrained", s) in right]
-        if name == "untrained" or not seeds:
+    right = {(r["recipe"], r["steps"], r["seed"]): np.array([*map(int, r["right"])]) for r in rows}
+    lines, base = [], ("untrained", 0)
+    for what in dict.fromkeys((r["recipe"], r["steps"]) for r in rows):
+        seeds = [s for *w, s in right if tuple(w) == what and (*base, s) in right]
+        if what == base or not seeds:
             continue
-        difference = np.mean([right[name, s] - right["untrained", s] for s in seeds], axis=0)
+        difference = np.mean([right[*what, s] - right[*base, s] for s in seeds], axis=0)
         low, high = probes.bootstrap_by_person(difference, people)
         lines.append(
-            f"{name}: {100 * difference.mean():+.1f} points over untrained "
+            f"{what[0]}, {what[1]} steps: {100 * difference.mean():+.1f} points over untrained "
             f"({100 * low:+.1f} to {100 * high:+.1f} by person, {len(seeds)} seeds)"
         )
     return "\n".join(lines)
@@ -203,22 +210,27 @@ def gains(rows: list[dict[str, Any]], people: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["untrained", "course"])
+    parser.add_argument("--recipes", nargs="+", choices=[*RECIPES, "all"],
+                        default=["untrained", "course"])  # fmt: skip
+    parser.add_argument(
+        "--steps", nargs="+", type=int, default=[None], help="(none: the profile's)"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--people", choices=["dev", "test"], default="dev")
     args = parser.parse_args()
-    rows = read(ROWS)
-    clips = sides(args.people)
-    for seed in args.seeds:
-        for name in args.recipes:
-            key = key_of(name, seed, *clips)
-            if all(row["key"] != key for row in rows):
-                what = {"recipe": name, "seed": seed, "people": args.people, "key": key,
-                        "profile": settings.profile().name}  # fmt: skip
-                rows.append(what | machine() | measure(name, seed, *clips))
-                keep(ROWS, rows)
+    rows, clips = read(ROWS), sides(args.people)
+    names = RECIPES if "all" in args.recipes else args.recipes
+    for what in itertools.product(args.seeds, args.steps, names):
+        seed, steps, name = what
+        key = key_of(name, seed, steps, *clips)
+        if all(row["key"] != key for row in rows):
+            about = {"recipe": name, "seed": seed, "people": args.people, "key": key,
+                     "profile": settings.profile().name}  # fmt: skip
+            rows.append(about | machine() | measure(name, seed, steps, *clips))
+            keep(ROWS, rows)
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
     rows = [r for r in rows if r["recipe"] in RECIPES
-            and r["key"] == key_of(r["recipe"], r["seed"], *clips)]  # fmt: skip
+            and r["key"] == key_of(r["recipe"], r["seed"], r.get("steps"), *clips)]  # fmt: skip
     print(table(rows))
     print(gains(rows, [c.person or "" for c in clips[1]]))
 

@@ -23,7 +23,6 @@ from vidlib import (
     evaluation,
     features,
     figures,
-    motion,
     probes,
     studio,
     training,
@@ -80,11 +79,10 @@ def playing(step: int, text: str, clips: list[tuple[str, NDArray[Any]]]) -> Iter
         yield picture(fig)
 
 
-def moving_only(path: Path, sampling: dict[str, Any]) -> NDArray[np.float32]:
+def moving_only(path: Path, predictor: Predictor) -> NDArray[np.float32]:
     """A clip as the encoder sees it, in 0..1: grey is 0.5."""
-    size, background = sampling["size"], sampling["background"]
-    frames, _ = video.read_frames(path, fps=FPS, size=motion.source_size(size, background))
-    frames = motion.prepare(frames, size, background)
+    background, (frames, at) = predictor.sampling["background"], next(predictor.pictures(path))
+    frames = frames[[np.abs(at - t).argmin() for t in np.arange(at[0], at[-1], 1 / FPS)]]
     clip = torch.from_numpy(frames).permute(0, 3, 1, 2)[None]
     x = encoders.to_float(clip, background)[0].permute(0, 2, 3, 1).numpy()
     return x if background == "none" else (0.5 + 0.8 * x).clip(0, 1)
@@ -127,12 +125,8 @@ def maps(predictor: Predictor, clips: list[Clip]) -> Iterator[Frame]:
 def over_time(predictor: Predictor, frames: NDArray[np.uint8], fps: float) -> NDArray[Any]:
     """Probabilities (T, K) at each of the frames: those of the window nearest around it."""
     grid, length = predictor.sampling["fps"], predictor.model.spec["window"]
-    size, background = predictor.sampling["size"], predictor.sampling["background"]
-    taken = (np.arange(round(len(frames) / fps * grid)) * fps / grid).astype(int)
-    small = [video.letterbox(frames[i], motion.source_size(size, background)) for i in taken]
-    seen = motion.prepare(np.stack(small), size, background)
-    x = features.encode(predictor.encoder, seen, background)
-    x, valid, _, starts = training.windows([x], length, 1)
+    x = [predictor.features(seen) for seen, _ in predictor.pictures(frames, fps)]
+    x, valid, _, starts = training.windows(x, length, 1)
     p = predictor.model(x, valid).softmax(1).numpy()
     centre = (starts + length / 2) / grid
     return p[[np.abs(centre - k / fps).argmin() for k in range(len(frames))]]
@@ -187,7 +181,7 @@ def main() -> None:
         mine = [c for c in clips if c.action == action]
         chosen.append(next(c for c in mine if c.person == people[i % len(people)]))
     raw = [(c.action, video.read_frames(c.path, fps=FPS)[0]) for c in chosen]
-    seen = [(c.action, moving_only(c.path, predictor.sampling)) for c in chosen]
+    seen = [(c.action, moving_only(c.path, predictor)) for c in chosen]
     first = clips[0]
     person = int(first.person) if args.person is None else args.person
     scene = int(first.scene) if args.scene is None else args.scene

@@ -63,6 +63,10 @@ def figured(name: str, frames: np.ndarray) -> figures.Figured:
             [("kNN", 0.68, 0.61, 0.74), ("untrained", 0.5, None, None)], "Accuracy", 0.125
         ),
         "confusion": lambda: figures.confusion(confused, ACTIONS, "People never seen"),
+        "reliability": lambda: figures.reliability(
+            [([0.3, 0.9, 0.9, 0.9], [True, True, True, False], "before"),
+             ([0.7], [True], "after")]
+        ),
         "attention": lambda: figures.attention(weights, frames, np.arange(len(frames)) / 12),
         "timeline": lambda: figures.timeline(TIMES, P, ACTIONS),
         "topk": lambda: figures.topk(P.mean(0), ACTIONS, 2),
@@ -104,6 +108,11 @@ FACTS = {
     "confusion": (
         ["27 clips", "81.5% right", "sitting_down 56%", "sitting_down taken for waving 4x"],
         ["predicted", "true", "sitting_down", "9", "share of the row"],
+    ),
+    "reliability": (
+        # (1 x |0.3 - 1| + 3 x |0.9 - 2/3|) / 4
+        ["before: on average 35.0% apart", "told 90%, right 67% (3 clips)", "right 100% (1 clip)"],
+        ["probability told", "share right", "before\non average 35.0% apart", "after"],
     ),
     "attention": (["12 frames", "0.92 s (11.1%)", "equal share would be 8.3%"], ["pictured above"]),
     "timeline": (

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,27 @@ def test_prediction_of_a_file_is_complete(predictor: Predictor, small_video: Pat
     assert [a for a, _ in answer.top(3)] == [ACTIONS[i] for i in np.argsort(-answer.probabilities)]
     told = json.loads(json.dumps(answer.to_json()))
     assert told["action"] == answer.top(1)[0][0] and len(told["timeline"]) == 1
+
+
+@pytest.mark.parametrize(("p", "answer"), [(0.49, "unsure"), (0.5, "waving"), (0.98, "waving")])
+def test_an_answer_likelier_wrong_than_right_is_unsure(
+    predictor: Predictor, small_video: Path, p: float, answer: str
+) -> None:
+    rest = (1 - p) / 2
+    told = [p if a == "waving" else rest for a in ACTIONS]
+    given = replace(predictor.predict(small_video), probabilities=np.array(told))
+    assert given.answer == given.to_json()["answer"] == answer
+    assert given.to_json()["action"] == "waving"
+
+
+def test_probabilities_are_divided_by_the_models_temperature(
+    weights: tuple[Path, Path], small_video: Path
+) -> None:
+    predictor = Predictor(*weights)
+    sharp = predictor.predict(small_video).probabilities
+    predictor.model.temperature.fill_(100.0)
+    flat = predictor.predict(small_video).probabilities
+    assert flat.argmax() == sharp.argmax() and np.ptp(flat) < 0.1 * np.ptp(sharp)
 
 
 def test_frames_and_file_give_the_same_answer(

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from vidlib import probes
+from vidlib import checkpoints, probes
 from vidlib.loop import Interrupted
 from vidlib.settings import TrainConfig, UserError
-from vidlib.training import classify, random_windows, train_classifier, windows
+from vidlib.training import calibrate, classify, random_windows, train_classifier, windows
 
 CONFIG = TrainConfig(width=32, window=12, steps=60, batch=16, lr=3e-3)
 CPU = torch.device("cpu")
@@ -97,3 +97,31 @@ def test_a_diverging_run_is_named() -> None:
     x, y = rising_or_falling(8)
     with pytest.raises(UserError, match="not finite"):
         train_classifier([f * np.float32("nan") for f in x], y, CONFIG, device=CPU, progress=False)
+
+
+def test_calibrated_probabilities_are_as_often_right_as_they_say(tmp_path: Path) -> None:
+    """A third of the labels is wrong, so no answer can be right in more than about 5 of 6."""
+    rng = np.random.default_rng(3)
+    x, truth = rising_or_falling(180)
+    labels = [("down", "up")[rng.integers(2)] if rng.random() < 1 / 3 else t for t in truth]
+    people = [f"p{i % 12}" for i in range(180)]
+    config = replace(CONFIG, smoothing=0.0, dropout=0.0, steps=150)
+    plain = train_classifier(x[:120], labels[:120], config, device=CPU, progress=False)[0]
+    out, meta = tmp_path / "c.pth", {"encoder_id": "e", "sampling": {}}
+    model = train_classifier(
+        x[:120], labels[:120], config, out, meta, CPU, progress=False, people=people[:120]
+    )[0]
+    before, after = classify(plain, x[120:]), classify(model, x[120:])
+    assert (before.argmax(1) == after.argmax(1)).all()  # it changes how sure, never which
+    right = np.mean([("down", "up")[i] == t for i, t in zip(after.argmax(1), labels[120:],
+                                                            strict=True)])  # fmt: skip
+    # 60 coin flips spread by 0.05; uncalibrated it is off by more than twice that
+    assert abs(after.max(1).mean() - right) < 0.1 < before.max(1).mean() - right
+    assert checkpoints.load_classifier(out, "e")[0].temperature == model.temperature > 1
+
+
+@pytest.mark.parametrize("people", [["a"] * 20, ["a"] * 10 + ["b"] * 10])
+def test_nothing_is_calibrated_where_people_do_not_suffice(people: list[str]) -> None:
+    x, _ = rising_or_falling(20)
+    labels = ["up"] * 10 + ["down"] * 10  # each person, one action: no fold has both
+    assert calibrate(x, labels, people, CONFIG, CPU, progress=False) == 1.0

@@ -219,7 +219,9 @@ def run_train(args: argparse.Namespace) -> None:
     x = features.extract_features(encoder, train, meta["sampling"], dev)
     labels = [str(c.action) for c in train]
     belongs = {"encoder_id": meta["id"], "sampling": meta["sampling"]}
-    model, actions, history = training.train_classifier(x, labels, config, args.out, belongs, dev)
+    model, actions, history = training.train_classifier(
+        x, labels, config, args.out, belongs, dev, people=[c.person for c in train]
+    )
     y = features.extract_features(encoder, val, meta["sampling"], dev)
     predicted = [actions[i] for i in training.classify(model, y).argmax(1)]
     result = evaluation.outcome(val, predicted, actions)
@@ -280,7 +282,7 @@ def run_predict(args: argparse.Namespace) -> int:
         answers.append(answer.to_json())
         if not args.json:
             top = ", ".join(f"{action} {p:.1%}" for action, p in answer.top(args.top))
-            print(f"{file}: {top}")
+            print(f"{file}: {'unsure: ' if answer.answer == 'unsure' else ''}{top}")
     if args.json:
         print(json.dumps(answers[0] if len(files) == 1 else answers, indent=1))
     else:

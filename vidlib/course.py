@@ -89,8 +89,9 @@ def main() -> None:
         labels = [str(c.action) for c in known]
         belongs = {"encoder_id": meta["id"], "sampling": pre.sampling}
         model, actions, _ = train_classifier(
-            x, labels, train, settings.classifier_path(), belongs, device
-        )
+            x, labels, train, settings.classifier_path(), belongs, device,
+            people=[c.person for c in known],
+        )  # fmt: skip
         predicted = [actions[i] for i in classify(model, y).argmax(1)]
         px, py = probes.pool(x), probes.pool(y)
         return [

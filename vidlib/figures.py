@@ -490,6 +490,36 @@ def confusion(matrix: ArrayLike, actions: Sequence[str], title: str = "Confusion
     )
 
 
+@_styled
+def reliability(panels: Sequence[tuple[ArrayLike, ArrayLike, str]], bins: int = 5) -> Figured:
+    """Are answers as often right as they are probable? A panel: the answers' probabilities (N,),
+    whether each was right (N,) bool, a title. A dot a bin of probability, as large as it has
+    clips; on the diagonal the two agree."""
+    fig = Figure((0.6 + 3.6 * len(panels), 4.0), layout="constrained")
+    axes, told = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0], []
+    for ax, (p, right, title) in zip(axes, panels, strict=True):
+        p, right = np.asarray(p, float), np.asarray(right, bool)
+        at = np.minimum((p * bins).astype(int), bins - 1)
+        rows = [(p[at == b].mean(), right[at == b].mean(), int((at == b).sum()))
+                for b in range(bins) if (at == b).any()]  # fmt: skip
+        gap = sum(n * abs(s - r) for s, r, n in rows) / len(p)
+        ax.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
+        said, share, counts = map(np.array, zip(*rows, strict=True))
+        ax.plot(said, share, color=BLUE, linewidth=1.4)
+        ax.scatter(said, share, s=30 + 400 * counts / len(p), color=SKY, edgecolor=BLUE, zorder=3)
+        for s, r, n in rows:
+            ax.annotate(f"{n}", (s, r), (0, -20), textcoords="offset points", ha="center",
+                        fontsize=9)  # fmt: skip
+        ax.set(xlim=(0, 1.04), ylim=(-0.08, 1.06), xlabel="probability told")
+        ax.set_title(f"{title}\non average {gap:.1%} apart")
+        ax.set_xticks(np.arange(0, 1.01, 0.25), ["0", "25%", "50%", "75%", "100%"])
+        each = ", ".join(f"told {s:.0%}, right {r:.0%} ({_number(n, 'clip')})" for s, r, n in rows)
+        told.append(f"{title}: on average {gap:.1%} apart; {each}")
+    axes[0].set_yticks(np.arange(0, 1.01, 0.25), ["0", "25%", "50%", "75%", "100%"])
+    axes[0].set_ylabel("share right")
+    return fig, f"Reliability, share of right answers by probability. {'. '.join(told)}."
+
+
 # --- one video (notebooks 04, 05, the panel) -----------------------------------------------------
 
 

@@ -18,6 +18,8 @@ from .features import encode
 from .settings import UserError
 from .training import windows
 
+# An answer that is less probable than this is likelier wrong than right, and told as 'unsure'.
+UNSURE = 0.5
 # seconds decoded at once; the frame cache holds clips of the same length, so that the median
 # frame is taken over as much when training as when predicting
 SEGMENT = 20.0
@@ -43,11 +45,18 @@ class Prediction:
         order = np.argsort(-self.probabilities)[:k]
         return [(self.actions[i], float(self.probabilities[i])) for i in order]
 
+    @property
+    def answer(self) -> str:
+        """The most probable action, or 'unsure' where its probability is under UNSURE."""
+        action, p = self.top(1)[0]
+        return action if p >= UNSURE else "unsure"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for json.dumps."""
         return {
             "path": self.path,
             "action": self.top(1)[0][0],
+            "answer": self.answer,
             "probabilities": {a: round(p, 4) for a, p in self.top(len(self.actions))},
             "timeline": [
                 {
@@ -103,19 +112,18 @@ class Predictor:
         began = time.perf_counter()
         grid, length = self.sampling["fps"], self.model.spec["window"]
         times, weights, window_times, window_p = [], [], [], []
-        for frames, at in self._segments(source, fps):
-            seen = motion.prepare(frames, self.sampling["size"], self.sampling["background"])
-            features = encode(self.encoder, seen, self.sampling["background"], self.device)
+        for pictures, at in self.pictures(source, fps):
+            features = self.features(pictures)
             x, valid, _, starts = windows([features], length, max(1, length // 2))
             with torch.inference_mode():
                 pooled, attention = self.model.tokens(x, valid)
-                window_p.append(self.model.head(pooled).softmax(1).double().numpy())
-            share = np.zeros(len(frames))
+                window_p.append(self.model.logits(pooled).softmax(1).double().numpy())
+            share = np.zeros(len(pictures))
             for start, w, v in zip(starts, attention.double().numpy(), valid.numpy(), strict=True):
                 share[start : start + v.sum()] += w[v]
             times.append(at)
             weights.append(share)
-            ends = np.minimum(starts + length, len(frames))
+            ends = np.minimum(starts + length, len(pictures))
             window_times.append(at[0] + np.stack([starts, ends], axis=1) / grid)
         if not times:
             raise UserError(f"{source}: no frame to predict from: give a longer clip")
@@ -130,6 +138,18 @@ class Predictor:
             frame_weights=frame_weights / max(frame_weights.sum(), 1e-12),
             seconds=time.perf_counter() - began,
         )
+
+    def pictures(
+        self, source: str | Path | NDArray[np.uint8], fps: float | None = None
+    ) -> Iterator[tuple[NDArray[np.uint8], Floats]]:
+        """What the encoder is given, uint8 (T, size, size, 3), and the frames' times in seconds
+        (T,), about SEGMENT seconds at once. `source` and errors as `predict`'s."""
+        for frames, at in self._segments(source, fps):
+            yield motion.prepare(frames, self.sampling["size"], self.sampling["background"]), at
+
+    def features(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The frames' features (T, D) of one clip's `pictures`."""
+        return encode(self.encoder, pictures, self.sampling["background"], self.device)
 
     def _segments(
         self, source: str | Path | NDArray[np.uint8], fps: float | None

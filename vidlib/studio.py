@@ -30,7 +30,7 @@ from . import settings, video
 
 PAIR = ("sitting_down", "standing_up")  # told apart by the order of frames alone
 ACTIONS = ("waving", "clapping", "walking", "running", "boxing", "jumping_jacks", *PAIR)
-STUDIO_VERSION = 2  # raise it when a change alters any frame: learners' clips are drawn anew
+STUDIO_VERSION = 3  # raise it when a change alters any frame: learners' clips are drawn anew
 VAL_OFFSET = 1000  # people and scenes of `val` are numbered from here: never seen in `train`
 
 
@@ -272,8 +272,14 @@ def pose(
         a, out, up = 0.25 + 0.55 * amp * beat, u(0.6, 1.0), u(0.15, 0.75)
         body = _Body(person, _vec(sway, rest, 0), 0.0, 0.05 * side, -0.05 * side, nod, turn)
         body.swing(side, (out + 0.08 * beat, up, u(0.1, 0.35)), (np.sin(a), np.cos(a), 0.15))
-        body.hang(-side, 0.03 * beat, u(0.1, 0.4))
-        body.stand(u(0.06, 0.1))
+        rest_bend, feet = u(0.1, 0.4), u(0.06, 0.1)
+        if u() < 0.35:  # with both arms, outwards together, or nearly
+            beat = wave(1.5 * tempo, phase + u(-0.05, 0.05))
+            a = u(0.15, 0.35) + 0.55 * amp * beat
+            body.swing(-side, (out + 0.08 * beat, up, u(0.1, 0.35)), (np.sin(a), np.cos(a), 0.15))
+        else:
+            body.hang(-side, 0.03 * beat, rest_bend)
+        body.stand(feet)
     elif action == "clapping":
         apart = (0.5 + 0.5 * wave(1.6 * tempo, phase)) ** 0.8
         gap = 0.02 + 0.17 * amp * apart

@@ -53,10 +53,12 @@ class TemporalTransformer(nn.Module):
 
     positions: "sincos" (fixed) or "learned". pool: "mean" over valid frames, or "cls", a token of
     its own. `feature_std` scales the centred features to about unit size; `fit_scale` sets it from
-    training features and it is saved with the weights.
+    training features and it is saved with the weights. So is `temperature`, by which logits are
+    divided (`training.calibrate`); it is 1 while training.
     """
 
     feature_std: Tensor
+    temperature: Tensor
     positions: Tensor
 
     def __init__(
@@ -82,6 +84,7 @@ class TemporalTransformer(nn.Module):
         }  # fmt: skip
         self.pool, self.center = pool, center
         self.register_buffer("feature_std", torch.ones(()))
+        self.register_buffer("temperature", torch.ones(()))
         self.embed = nn.Linear(dim, width)
         table = sincos(window, width)
         if positions == "sincos":
@@ -123,8 +126,12 @@ class TemporalTransformer(nn.Module):
         count = keep.sum(1).clamp(min=1)
         return (x * keep).sum(1) / count, (weights * keep).sum(1) / count
 
+    def logits(self, token: Tensor) -> Tensor:
+        """Pooled tokens (B, C) -> logits (B, K), whose softmax is calibrated."""
+        return self.head(token) / self.temperature
+
     def forward(self, features: Tensor, valid: Tensor) -> Tensor:
-        return self.head(self.tokens(features, valid)[0])
+        return self.logits(self.tokens(features, valid)[0])
 
     def attention(self, features: Tensor, valid: Tensor) -> Tensor:
         """How much the last layer looks at each frame, averaged over heads and (with mean pooling)

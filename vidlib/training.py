@@ -48,6 +48,7 @@ def train_classifier(
     on_step: Callable[[Record], None] | None = None,
     stop_at: int | None = None,
     progress: bool = True,
+    people: Sequence[str | None] | None = None,
 ) -> tuple[TemporalTransformer, list[str], list[Record]]:
     """Train the Transformer on clips' features (T_i, D) and their actions.
 
@@ -55,14 +56,15 @@ def train_classifier(
     the actions in the order of its logits, and a record a step: step, loss, accuracy (on the
     step's own windows), seconds. With `out` the weights are written there, with `meta`
     (`encoder_id` and `sampling` are needed to use them); a file made from the same settings and
-    clips is loaded instead. Raises UserError for fewer than two actions or a non-finite loss,
+    clips is loaded instead. With `people`, who is in each clip, the probabilities are calibrated
+    (see `calibrate`). Raises UserError for fewer than two actions or a non-finite loss,
     Interrupted when stopped.
     """
     actions = sorted(set(labels))
     if len(actions) < 2:
         raise UserError(f"training needs two actions or more, found {actions}: add labelled clips")
     run_key = checkpoints.key(
-        "train", asdict(config), list(labels), checkpoints.arrays_key(features)
+        "train", asdict(config), list(labels), list(people or ()), checkpoints.arrays_key(features)
     )
     if out and checkpoints.stored_key(out) == run_key:
         model, stored = checkpoints.load_classifier(out, (meta or {}).get("encoder_id", ""))
@@ -110,11 +112,55 @@ def train_classifier(
         on_step, stop_at=stop_at, progress=progress,
     )  # fmt: skip
     model = model.cpu().eval()
+    if people is not None:
+        model.temperature.fill_(calibrate(features, labels, people, config, device, progress))
     if out:
         content = {"key": run_key, "classes": actions, "config": asdict(config), "history": history}
         checkpoints.save_classifier(out, model, content | (meta or {}))
         loop.finish(out)
     return model, actions, history
+
+
+def calibrate(
+    features: Sequence[NDArray[np.float32]],
+    labels: Sequence[str],
+    people: Sequence[str | None],
+    config: TrainConfig,
+    device: torch.device | None = None,
+    progress: bool = True,
+    folds: int = 3,
+) -> float:
+    """The temperature at which the answers for unseen people are as often right as they are
+    probable (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2).
+
+    It is fitted on training people alone: the same training, `folds` times, each without some of
+    them, and those are then answered for. A clip of unknown person counts as a person of its own.
+    1.0 where a fold would lack an action, or there are fewer than two people.
+    """
+    who = [name or f"clip {i}" for i, name in enumerate(people)]
+    names = sorted(set(who))
+    fold = np.array([names.index(name) % min(folds, len(names)) for name in who])
+    actions, target = sorted(set(labels)), np.array(labels)
+    logits, true = [], []
+    for k in np.unique(fold):
+        known = np.flatnonzero(fold != k)
+        if set(target[known]) != set(actions):
+            return 1.0
+        model = train_classifier(
+            [features[i] for i in known], list(target[known]), config, device=device,
+            progress=progress,
+        )[0]  # fmt: skip
+        asked = np.flatnonzero(fold == k)
+        x, valid, owner, _ = windows([features[i] for i in asked], config.window, config.window)
+        with torch.inference_mode():
+            logits.append(model(x, valid))
+        true += [actions.index(target[asked[i]]) for i in owner]
+    told, right = torch.cat(logits).double(), torch.tensor(true)
+
+    # between a tenth and ten times the logits: beyond, all or nothing would be certain
+    grid = torch.logspace(-1, 1, 201, dtype=torch.float64)
+    surprise = [F.cross_entropy(told / t, right).item() for t in grid]
+    return float(grid[int(np.argmin(surprise))])
 
 
 def random_windows(

@@ -233,7 +233,8 @@ class PredictionPanel(widgets.VBox):
         self.bars.value = _bars(top)
         self.prediction = p
         note = getattr(self.predictor, "weights_note", "")
-        self._say(f"{path.name}: {top[0][0]}, {top[0][1]:.1%}; {note}; {p.seconds:.2f} s")
+        unsure = "unsure; most probable " * (p.answer == "unsure")
+        self._say(f"{path.name}: {unsure}{top[0][0]}, {top[0][1]:.1%}; {note}; {p.seconds:.2f} s")
 
 
 def _label(clip: Clip) -> str:

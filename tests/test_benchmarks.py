@@ -1,0 +1,65 @@
+"""The benchmarks' own arithmetic; what they measure takes hours and is in their result files."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidlib.catalog import Clip
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import few_labels
+import nuisances
+import pretraining_recipes as recipes
+
+
+def row(recipe: str, seed: int, right: str, steps: int = 10) -> dict[str, object]:
+    share = right.count("1") / len(right)
+    measures = dict.fromkeys(("knn", "linear", "pair order-free", "pair transformer"), 0.5)
+    return {"recipe": recipe, "seed": seed, "steps": steps * (recipe != "untrained"),
+            "right": right, "transformer": share, "collapse": None, "minutes": 1.0,
+            **measures}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_recipe_is_one_that_a_run_could_use(name: str) -> None:
+    pre, train = recipes.configs(name, 7, 400)
+    assert (pre.seed, train.seed, pre.steps) == (7, 7, 400)
+
+
+def test_the_table_has_mean_and_spread_over_seeds_best_first() -> None:
+    rows = [row("untrained", 0, "1000"), row("course", 0, "1110"), row("course", 1, "1111"),
+            row("course", 0, "1100", 40)]  # fmt: skip
+    lines = recipes.table(rows).splitlines()[2:]
+    assert [line.split(" | ")[0].strip("| ") for line in lines] == ["course", "course", "untrained"]
+    assert "| course | 10 | 2 | 50.0 +- 0.0 | 50.0 +- 0.0 | 87.5 +- 17.7 |" in lines[0]
+    assert "| course | 40 | 1 | 50.0 | 50.0 | 50.0 |" in lines[1]
+
+
+def test_the_gain_is_paired_with_the_untrained_encoder_of_the_same_seed() -> None:
+    rows = [row("untrained", 0, "1000"), row("untrained", 1, "0000"), row("course", 0, "1100"),
+            row("course", 1, "1111"), row("course", 2, "1111")]  # fmt: skip
+    told = recipes.gains(rows, ["a", "a", "b", "b"])
+    # seed 0: +1 of 4, seed 1: +4 of 4, seed 2 has no partner
+    assert told.startswith("course, 10 steps: +62.5 points over untrained") and "2 seeds" in told
+
+
+def test_labels_are_drawn_evenly_and_the_same_again() -> None:
+    clips = [Clip(Path(f"{a}{i}"), a) for a in ("run", "walk") for i in range(6)]
+    drawn = few_labels.draw(clips, 4, seed=1)
+    assert Counter(c.action for c in drawn) == {"run": 4, "walk": 4}
+    assert drawn == few_labels.draw(clips, 4, seed=1) != few_labels.draw(clips, 4, seed=2)
+    assert len(few_labels.draw(clips, 100, seed=0)) == len(clips)
+
+
+@pytest.mark.parametrize("name", nuisances.NUISANCES)
+def test_a_nuisance_spoils_the_frames_and_keeps_their_form(name: str) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (8, 48, 48, 3)).astype(np.uint8)
+    before = frames.copy()
+    spoiled = nuisances.NUISANCES[name](frames, rng)
+    assert spoiled.shape == frames.shape and spoiled.dtype == np.uint8
+    assert (frames == before).all(), "the clip itself must stay as it is"
+    assert (spoiled == frames).all() == (name == "none")
