@@ -6,7 +6,7 @@
 Three arms on the same labelled clips: the Transformer on the course's pre-trained encoder, on the
 untrained one, and encoder and Transformer trained together from scratch for as many minutes as the
 first arm took in all, pre-training included. The encoder saw the studio's training clips alone.
-`--steps` gives every arm fewer minutes: 400 steps are a third of the course's.
+`--steps` gives every arm fewer minutes: 500 steps are a third of the course's.
 On Weizmann three people, fixed here before any was looked at, are tested in turn.
 """
 

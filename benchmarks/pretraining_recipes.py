@@ -2,7 +2,7 @@
 
     python benchmarks/pretraining_recipes.py --recipes course plain --seeds 0 1 2
     python benchmarks/pretraining_recipes.py --recipes all --steps 400
-    python benchmarks/pretraining_recipes.py --recipes course --steps 1100 2200 4400 8800
+    python benchmarks/pretraining_recipes.py --recipes course --steps 1600 3200 6400 12800
 
 Choices are made on people of a studio of their own (`--people dev`: 24 of another seed, in no data
 set of the course). The people of `val` are looked at once a recipe is committed (`--people test`).
@@ -55,6 +55,7 @@ RECIPES: dict[str, dict[str, Any] | None] = {
     "high rate": {"lr": 0.5},
     "eight frames": {"frames_per_clip": 8, "batch_clips": 16},
     "small stem": {"stem": "small"},
+    "resnet10": {"backbone": "resnet10"},
     "resnet18": {"backbone": "resnet18"},
     "96 px": {"size": 96},
     "112 px": {"size": 112},

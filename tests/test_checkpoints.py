@@ -16,12 +16,12 @@ META = {"key": "k", "sampling": {"size": 64}, "config": {}, "history": [{"loss":
 
 @pytest.fixture
 def encoder_file(tmp_path: Path) -> Path:
-    checkpoints.save_encoder(tmp_path / "encoder.pth", encoders.build("resnet10"), META)
+    checkpoints.save_encoder(tmp_path / "encoder.pth", encoders.build(), META)
     return tmp_path / "encoder.pth"
 
 
 def test_an_encoder_comes_back_the_same(tmp_path: Path) -> None:
-    encoder = encoders.build("resnet10", "small").eval()
+    encoder = encoders.build(stem="small").eval()
     path = tmp_path / "deep" / "folder" / "encoder.pth"
     checkpoints.save_encoder(path, encoder, META)
     loaded, meta = checkpoints.load_encoder(path)
@@ -50,7 +50,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(UserError, match="encoder.pth could not be written.*No space"):
-        checkpoints.save_encoder(encoder_file, encoders.build("resnet10"), META)
+        checkpoints.save_encoder(encoder_file, encoders.build(), META)
     assert encoder_file.read_bytes() == before
     assert [p.name for p in encoder_file.parent.iterdir()] == ["encoder.pth"]
 

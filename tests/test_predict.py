@@ -24,7 +24,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A pair of weight files of untrained models: the path matters here, not the answer."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    encoder = encoders.build("resnet10")
+    encoder = encoders.build()
     sample = {"size": 32, "fps": 12.0, "background": "median"}
     meta = {"key": "k", "sampling": sample, "config": {}, "history": []}
     checkpoints.save_encoder(folder / "e.pth", encoder, meta)

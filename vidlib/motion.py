@@ -62,11 +62,13 @@ def stabilise(frames: Frames) -> tuple[Frames, NDArray[np.float64]]:
     greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     middle = greys[len(greys) // 2]
     start = _corners(middle)
-    smooth = [cv2.GaussianBlur(g, (0, 0), 1).astype(np.float32) for g in greys]
     shifts = np.zeros((len(frames), 2))
+    if len(start) < FEWEST:  # a bare wall
+        return frames, shifts
+    smooth = [cv2.GaussianBlur(g, (0, 0), 1).astype(np.float32) for g in greys]
     track = {"winSize": (11, 11), "maxLevel": 2}
     for k, grey in enumerate(greys):
-        if len(start) < FEWEST or k == len(greys) // 2:
+        if k == len(greys) // 2:
             continue
         there, found, _ = cv2.calcOpticalFlowPyrLK(middle, grey, start, None, **track)
         back, found_back, _ = cv2.calcOpticalFlowPyrLK(grey, middle, there, None, **track)
