@@ -23,22 +23,30 @@ RESULT = Path(__file__).with_name("nuisances.json")
 Frames = NDArray[np.uint8]
 
 
-def _shown(frames: Frames, matrices: list[NDArray[np.float64]]) -> Frames:
-    """Each frame through its affine matrix; what comes into sight repeats the border."""
+def _shown(
+    frames: Frames, matrices: list[NDArray[np.float64]], border: int = cv2.BORDER_REFLECT
+) -> Frames:
+    """Each frame through its affine matrix; what comes into sight mirrors the picture."""
     size = frames.shape[2], frames.shape[1]
     return np.stack([
-        cv2.warpAffine(f, m, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+        cv2.warpAffine(f, m, size, flags=cv2.INTER_CUBIC, borderMode=border)
         for f, m in zip(frames, matrices, strict=True)
     ])  # fmt: skip
 
 
 def zoom(factor: float) -> Callable[[Frames, np.random.Generator], Frames]:
-    """The person `factor` times as large; smaller ones among a mirrored wall."""
+    """The person `factor` times as large; around smaller ones the wall is mirrored, as it stands
+    still: a mirrored person would move as well."""
 
     def apply(frames: Frames, rng: np.random.Generator) -> Frames:
         c = frames.shape[1] / 2
         matrix = np.array([[factor, 0, c - factor * c], [0, factor, c - factor * c]])
-        return _shown(frames, [matrix] * len(frames))
+        out = _shown(frames, [matrix] * len(frames))
+        if factor < 1:
+            wall = _shown(motion.still(frames)[None], [matrix])[0]
+            seen = _shown(np.full_like(frames[:1], 255), [matrix], cv2.BORDER_CONSTANT)[0] == 255
+            out = np.where(seen, out, wall)
+        return out
 
     return apply
 

@@ -72,13 +72,19 @@ def test_probabilities_are_divided_by_the_models_temperature(
     assert flat.argmax() == sharp.argmax() and np.ptp(flat) < 0.1 * np.ptp(sharp)
 
 
+@pytest.mark.parametrize("fps", [10.0, 12.0, 16.0, 25.0, 30.0])
 def test_frames_and_file_give_the_same_answer(
-    predictor: Predictor, square: Callable[..., np.ndarray], tmp_path: Path
+    predictor: Predictor, square: Callable[..., np.ndarray], tmp_path: Path, fps: float
 ) -> None:
-    frames = square(seconds=2.0, fps=12.0, height=96, width=96)
-    video.write_video(tmp_path / "a.webm", frames, 12.0)
+    frames = square(seconds=2.0, fps=fps, height=96, width=96)
+    video.write_video(tmp_path / "a.webm", frames, fps)
     read, _ = video.read_frames(tmp_path / "a.webm")
-    a, b = predictor.predict(read, fps=12.0), predictor.predict(tmp_path / "a.webm")
+    for of_array, of_file in zip(
+        predictor.pictures(read, fps), predictor.pictures(tmp_path / "a.webm"), strict=True
+    ):
+        np.testing.assert_array_equal(of_array[0], of_file[0])
+        np.testing.assert_allclose(of_array[1], of_file[1])
+    a, b = predictor.predict(read, fps=fps), predictor.predict(tmp_path / "a.webm")
     np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-3)
 
 

@@ -43,7 +43,8 @@ def normalise(x: Tensor, background: str) -> Tensor:
 
 
 # Stages of a ResNet with one block in each: what two laptop cores can train in minutes. Of a
-# picture of 64 pixels the fourth stage would see 2 x 2 places, and take as long as the other three.
+# picture of 64 pixels the fourth stage would see 2 x 2 places, and take half as long as the others
+# together.
 STAGES = {"resnet8": 3, "resnet10": 4}
 
 

@@ -163,7 +163,9 @@ class Predictor:
                     f"frames must be uint8 (T, H, W, 3) with fps, got {source.dtype} {source.shape}"
                 )
             count = max(1, round(len(source) / fps * grid))
-            at = np.minimum((np.arange(count) * fps / grid).round().astype(int), len(source) - 1)
+            # the frame shown at each grid point, as in a file: never one that comes later
+            shown = np.floor(np.arange(count) * fps / grid + video.TICK * fps).astype(int)
+            at = np.minimum(shown, len(source) - 1)
             yield (
                 np.stack([video.letterbox(source[i], size) for i in at]),
                 np.arange(count) / grid,
