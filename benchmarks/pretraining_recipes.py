@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from vidlib import catalog, checkpoints, evaluation, probes, settings, studio, video
+from vidlib import catalog, checkpoints, evaluation, motion, probes, settings, studio, video
 from vidlib.catalog import Clip
 from vidlib.encoders import FrameEncoder
 from vidlib.features import extract_features
@@ -87,7 +87,7 @@ def key_of(name: str, seed: int, steps: int | None, known: list[Clip], asked: li
     pre, train = configs(name, seed, steps)
     if RECIPES[name] is None:
         pre = replace(pre, steps=1)  # the same encoder, whatever the others' steps
-    data = catalog.fingerprint(known), catalog.fingerprint(asked)
+    data = catalog.fingerprint(known), catalog.fingerprint(asked), motion.FORMAT
     return checkpoints.key(MEASURES, RECIPES[name] is None, pre, train, *data)
 
 
@@ -98,7 +98,7 @@ def encoder_of(
     config, _ = configs(name, seed, steps)
     if RECIPES[name] is None:
         return evaluation.untrained(config), []
-    kept = checkpoints.key(name, config, catalog.fingerprint(known))
+    kept = checkpoints.key(name, config, catalog.fingerprint(known), motion.FORMAT)
     return pretrain(known, config, settings.cache_dir() / "recipes" / f"{kept}.pth")
 
 

@@ -99,8 +99,13 @@ def test_a_diverging_run_is_named() -> None:
         train_classifier([f * np.float32("nan") for f in x], y, CONFIG, device=CPU, progress=False)
 
 
-@pytest.mark.parametrize(("changes", "told"), [({"smoothing": 0.6}, "too little"),
-                                               ({"smoothing": 0.0, "steps": 300}, "too much")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"smoothing": 0.6}, "too little"),
+        ({"smoothing": 0.0, "steps": 600, "lr": 0.01}, "too much"),
+    ],
+)
 def test_calibrated_probabilities_are_as_often_right_as_they_say(
     tmp_path: Path, changes: dict[str, float], told: str
 ) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import catalog, checkpoints, evaluation, figures, probes, settings, studio
+from . import catalog, checkpoints, evaluation, figures, motion, probes, settings, studio
 from .features import extract_features
 from .predict import Predictor
 from .pretraining import pretrain
@@ -115,7 +115,7 @@ def main() -> None:
         "6 the same with an untrained encoder, to compare",
         lambda: rows(list(evaluation.test(
             evaluation.untrained(pre), pre.sampling, known, asked, train, device).values())),
-        checkpoints.key("untrained", pre, train, data),
+        checkpoints.key("untrained", pre, train, data, motion.FORMAT),
     )  # fmt: skip
     predictor = Predictor(settings.encoder_path(), settings.classifier_path())
     clip = asked[0]

@@ -3,6 +3,7 @@
 A clip's frames are uint8 (T, S, S, 3) RGB on the sampling grid. NumPy and OpenCV, no torch.
 """
 
+import math
 from typing import Any
 
 import cv2
@@ -17,7 +18,7 @@ FEWEST = 8  # corners, below which a frame is left where it is
 CONTRAST = 100  # grey levels that a strong difference gets in a picture of `follow`
 ZERO = 128  # the grey of what stands still there
 MARGIN = 1.25  # the crop's side, in sizes of what moves
-FORMAT = 1  # raised by hand when `person` gives other pixels than before
+FORMAT = 2  # raised by hand when `person` gives other pixels than before
 SMALLEST = 0.4  # of the frame: the least side of a crop, or a waving hand would fill the picture
 
 
@@ -140,8 +141,13 @@ def person(frames: Frames, size: int) -> Frames:
 
     `stabilise`, minus `still`, `follow`, and one contrast a clip: grey (ZERO) is what stands still.
     """
-    steady = stabilise(frames)[0].astype(np.int16)
-    moving = follow(steady - still(steady), size)
+    held, shifts = stabilise(frames)
+    moving = held.astype(np.int16) - still(held)
+    for picture, (x, y) in zip(moving, shifts, strict=True):
+        # where the camera did not look nothing is known to move
+        picture[:, slice(len(picture) - math.ceil(x), None) if x > 0 else slice(math.ceil(-x))] = 0
+        picture[slice(len(picture) - math.ceil(y), None) if y > 0 else slice(math.ceil(-y))] = 0
+    moving = follow(moving, size)
     # a clip in which nothing moves must not become a picture of its noise
     strong = max(20.0, float(np.percentile(np.abs(moving), 99.5)))
     return np.clip(np.rint(moving * (CONTRAST / strong)) + ZERO, 0, 255).astype(np.uint8)

@@ -96,7 +96,9 @@ def pretrain(
     if config.recipe not in augment.RECIPES:
         raise UserError(f"no recipe '{config.recipe}': choose {', '.join(augment.RECIPES)}")
     start = sampling.file_key(config.init) if Path(config.init).is_file() else config.init
-    run_key = checkpoints.key("pretrain", asdict(config), start, catalog.fingerprint(clips))
+    run_key = checkpoints.key(
+        "pretrain", asdict(config), start, catalog.fingerprint(clips), motion.FORMAT
+    )
     if out and checkpoints.stored_key(out) == run_key:
         encoder, meta = checkpoints.load_encoder(out)
         return encoder, meta["history"]
