@@ -2,7 +2,7 @@
 
     python benchmarks/pretraining_recipes.py --recipes course plain --seeds 0 1 2
     python benchmarks/pretraining_recipes.py --recipes all --steps 400
-    python benchmarks/pretraining_recipes.py --recipes course --steps 1600 3200 6400 12800
+    python benchmarks/pretraining_recipes.py --recipes course --steps 1500 3000 6000 12000
 
 Choices are made on people of a studio of their own (`--people dev`: 24 of another seed, in no data
 set of the course). The people of `val` are looked at once a recipe is committed (`--people test`).

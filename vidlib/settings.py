@@ -50,7 +50,7 @@ PROFILES: dict[str, Profile] = {
     p.name: p
     for p in (
         Profile("quick", 4, 2, 2, 1, "resnet8", 40, 16, 200, 64, 2),
-        Profile("standard", 24, 12, 3, 2, "resnet8", 1600, 32, 1000, 128, 2),
+        Profile("standard", 24, 12, 3, 2, "resnet8", 1500, 32, 1000, 128, 2),
         Profile("full", 96, 24, 5, 2, "resnet18", 12000, 64, 3000, 192, 4),
     )
 }
@@ -115,7 +115,7 @@ class PretrainConfig(_Checked):
     center: bool = option(True, "subtract each view's mean feature before the frames' projector")
     clip_loss: float = option(1.0, "weight of the loss on the clip's mean and spread of features",
                               0, 100)  # fmt: skip
-    steps: int = option(1600, "optimiser steps", 1)
+    steps: int = option(1500, "optimiser steps", 1)
     batch_clips: int = option(32, "clips in a step", 1)
     frames_per_clip: int = option(4, "frames that share one crop, flip and colour", 1)
     shared_view: bool = option(True, "a clip's frames share crop, flip and colour")
