@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from pretraining_recipes import configs, encoder_of, keep, machine, read, sides
 
-from vidlib import catalog, checkpoints
+from vidlib import catalog, checkpoints, motion
 from vidlib.catalog import Clip
 from vidlib.endtoend import train_together
 from vidlib.features import extract_features
@@ -106,7 +106,8 @@ def main() -> None:
         for count in args.counts:
             for arm in args.arms:
                 key = checkpoints.key(
-                    arm, count, replace(pre, seed=seed), train, catalog.fingerprint(studio),
+                    arm, count, replace(pre, seed=seed), train, motion.FORMAT,
+                    catalog.fingerprint(studio),
                     *[catalog.fingerprint(side) for fold in folds for side in fold],
                 )  # fmt: skip
                 if any(r["key"] == key for r in rows):

@@ -119,7 +119,9 @@ def main() -> None:
         row: dict[str, object] = {"nuisance": name}
         for column, hold in (("accuracy", True), ("camera not held", False)):
             with mock.patch.object(
-                motion, "stabilise", motion.stabilise if hold else lambda f: (f, None)
+                motion,
+                "stabilise",
+                motion.stabilise if hold else lambda f: (f, np.zeros((len(f), 2))),
             ):
                 answers = [
                     predictor.predict(spoil(f, np.random.default_rng(i)), fps=16.0).top(1)[0][0]

@@ -51,7 +51,7 @@ def test_own_clips_from_pretraining_to_prediction(
     assert "confusion" in capsys.readouterr().out
     assert main(["embed"]) == 0
     kept = np.load(own / "results" / "features.npz")
-    assert kept["pooled"].shape == (6, 1024) and (own / "results" / "features.png").is_file()
+    assert kept["pooled"].shape == (6, 512) and (own / "results" / "features.png").is_file()
     assert main(["evaluate", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["accuracy"] <= 1
 

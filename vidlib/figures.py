@@ -510,7 +510,7 @@ def reliability(panels: Sequence[tuple[ArrayLike, ArrayLike, str]], bins: int = 
         for s, r, n in rows:
             ax.annotate(f"{n}", (s, r), (0, -20), textcoords="offset points", ha="center",
                         fontsize=9)  # fmt: skip
-        ax.set(xlim=(0, 1.04), ylim=(-0.08, 1.06), xlabel="probability told")
+        ax.set(xlim=(0, 1.04), ylim=(-0.16, 1.08), xlabel="probability told")
         ax.set_title(f"{title}\non average {gap:.1%} apart")
         ax.set_xticks(np.arange(0, 1.01, 0.25), ["0", "25%", "50%", "75%", "100%"])
         each = ", ".join(f"told {s:.0%}, right {r:.0%} ({_number(n, 'clip')})" for s, r, n in rows)
