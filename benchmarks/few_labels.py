@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pretraining_recipes import configs, encoder_of, keep, machine, read, sides
+from pretraining_recipes import configs, encoder_of, keep, machine, minutes_of, read, sides
 
 from vidlib import catalog, checkpoints, motion
 from vidlib.catalog import Clip
@@ -49,7 +49,7 @@ def accuracy(
     labels = [str(c.action) for c in labelled]
     recipe = "untrained" if arm == "untrained" else "course"
     encoder, history = encoder_of(recipe, seed, steps, studio)
-    began, minutes = time.perf_counter(), history[-1]["seconds"] / 60 if history else 0.0
+    began, minutes = time.perf_counter(), minutes_of(history)
     if arm == "supervised":
         # the classifier on top takes its time in the other arm, too: seconds for these few clips
         trial = time.perf_counter()

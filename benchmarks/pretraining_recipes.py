@@ -102,6 +102,13 @@ def encoder_of(
     return pretrain(known, config, settings.cache_dir() / "recipes" / f"{kept}.pth")
 
 
+def minutes_of(history: list[Record]) -> float:
+    """Minutes of pre-training at the run's median step: a run that was stopped, or for a while had
+    the machine not for itself, counts as one that had."""
+    steps = np.diff([0.0, *(r["seconds"] for r in history)])
+    return float(np.median(steps)) * len(steps) / 60 if history else 0.0
+
+
 def machine() -> dict[str, Any]:
     """What minutes depend on."""
     return {"cores": os.cpu_count(), "machine": platform.machine(),
@@ -160,7 +167,7 @@ def measure(
     encoder, history = encoder_of(name, seed, steps, known)
     last = [r["collapse"] for r in history[-50:]]
     collapse = round(float(np.mean(last)), 3) if last else None
-    minutes = round(history[-1]["seconds"] / 60, 2) if history else 0.0
+    minutes = round(minutes_of(history), 2)
     outcomes = evaluation.test(encoder, config.sampling, known, asked, train, progress=False)
     row = {k: round(o.accuracy, 4) for k, o in outcomes.items()}
     row |= order_pair(encoder, config.sampling, known, asked, train)

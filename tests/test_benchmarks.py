@@ -46,6 +46,12 @@ def test_the_gain_is_paired_with_the_untrained_encoder_of_the_same_seed() -> Non
     assert told.startswith("course, 10 steps: +62.5 points over untrained") and "2 seeds" in told
 
 
+def test_a_pause_does_not_count_as_pre_training() -> None:
+    assert recipes.minutes_of([]) == 0
+    history = [{"seconds": s} for s in (6.0, 12.0, 18.0, 600.0, 606.0)]
+    assert recipes.minutes_of(history) == pytest.approx(0.5)
+
+
 def test_labels_are_drawn_evenly_and_the_same_again() -> None:
     clips = [Clip(Path(f"{a}{i}"), a) for a in ("run", "walk") for i in range(6)]
     drawn = few_labels.draw(clips, 4, seed=1)

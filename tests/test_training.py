@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidlib import checkpoints, probes
+from vidlib import checkpoints, probes, training
 from vidlib.loop import Interrupted
 from vidlib.settings import TrainConfig, UserError
 from vidlib.training import calibrate, classify, random_windows, train_classifier, windows
@@ -128,6 +128,29 @@ def test_calibrated_probabilities_are_as_often_right_as_they_say(
     assert abs(off[1]) < 0.13 and abs(off[1]) < abs(off[0])
     assert (off[0] < 0) == (model.temperature < 1) == (told == "too little")
     assert checkpoints.load_classifier(out, "e")[0].temperature == model.temperature
+
+
+def test_a_stop_while_calibrating_loses_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> float:
+        raise Interrupted("training stopped after step 1 of 8: nothing saved")
+
+    x, y = rising_or_falling(20)
+    config, out = replace(CONFIG, steps=8), tmp_path / "classifier.pth"
+    people, meta = ["a", "b", "c", "d"] * 5, {"encoder_id": "e", "sampling": {}}
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "calibrate", stopped)
+        with pytest.raises(Interrupted, match="the training is kept"):
+            train_classifier(x, y, config, out, meta, CPU, progress=False, people=people)
+    assert not out.exists()
+    done: list[float] = []
+    model = train_classifier(
+        x, y, config, out, meta, CPU, lambda r: done.append(r["step"]), progress=False,
+        people=people,
+    )[0]  # fmt: skip
+    assert done == [] and model.temperature != 1
+    assert [p.name for p in tmp_path.iterdir()] == ["classifier.pth"]
 
 
 @pytest.mark.parametrize("people", [["a"] * 20, ["a"] * 10 + ["b"] * 10])

@@ -60,9 +60,9 @@ def run(
     """Call `do_step` for every step and return its records, each with `step` (from 1) and
     `seconds` since the start added.
 
-    With `out`, `<out>.part` keeps the states every `save_every` seconds and when the run is
-    stopped; a `.part` of the same `run_key` is gone on with. `stop_at` stops after that step as
-    Ctrl-C would. Raises Interrupted when stopped.
+    With `out`, `<out>.part` keeps the states every `save_every` seconds, when the run is stopped
+    and at its end; a `.part` of the same `run_key` is gone on with. `stop_at` stops after that
+    step as Ctrl-C would. Raises Interrupted when stopped.
     """
     part = out.with_name(out.name + ".part") if out else None
     history: list[Record] = []
@@ -98,6 +98,8 @@ def run(
             if time.perf_counter() - last_save > save_every:
                 save()
                 last_save = time.perf_counter()
+    if done < steps:
+        save()  # what comes after the last step may be stopped, too
     return history
 
 

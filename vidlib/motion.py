@@ -19,6 +19,7 @@ CONTRAST = 100  # grey levels that a strong difference gets in a picture of `fol
 ZERO = 128  # the grey of what stands still there
 MARGIN = 1.25  # the crop's side, in sizes of what moves
 FORMAT = 2  # raised by hand when `person` gives other pixels than before
+QUIET = 25  # in such a picture: below, only the camera's noise is left (drawn clips: 40 or more)
 SMALLEST = 0.4  # of the frame: the least side of a crop, or a waving hand would fill the picture
 
 
@@ -151,6 +152,11 @@ def person(frames: Frames, size: int) -> Frames:
     # a clip in which nothing moves must not become a picture of its noise
     strong = max(20.0, float(np.percentile(np.abs(moving), 99.5)))
     return np.clip(np.rint(moving * (CONTRAST / strong)) + ZERO, 0, 255).astype(np.uint8)
+
+
+def moves(pictures: Frames) -> bool:
+    """Whether anything moves in `person`'s pictures (T, S, S, 3), or it is noise alone."""
+    return bool(np.percentile(np.abs(pictures.astype(np.int16) - ZERO), 99.5) >= QUIET)
 
 
 def source_size(size: int, background: str) -> int:

@@ -18,7 +18,7 @@ from .features import encode
 from .settings import UserError
 from .training import windows
 
-# An answer that is less probable than this is likelier wrong than right, and told as 'unsure'.
+# An answer that is no more probable than this is as likely wrong as right, and told as 'unsure'.
 UNSURE = 0.5
 # seconds decoded at once; the frame cache holds clips of the same length, so that the median
 # frame is taken over as much when training as when predicting
@@ -47,9 +47,9 @@ class Prediction:
 
     @property
     def answer(self) -> str:
-        """The most probable action, or 'unsure' where its probability is under UNSURE."""
+        """The most probable action, or 'unsure' where its probability is not above UNSURE."""
         action, p = self.top(1)[0]
-        return action if p >= UNSURE else "unsure"
+        return action if p > UNSURE else "unsure"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for json.dumps."""
@@ -117,7 +117,11 @@ class Predictor:
             x, valid, _, starts = windows([features], length, max(1, length // 2))
             with torch.inference_mode():
                 pooled, attention = self.model.tokens(x, valid)
-                window_p.append(self.model.logits(pooled).softmax(1).double().numpy())
+                p = self.model.logits(pooled).softmax(1).double().numpy()
+            if self.sampling["background"] == "follow":
+                # where nothing moves nothing is known, whatever the Transformer makes of noise
+                p[[not motion.moves(pictures[s : s + length]) for s in starts]] = 1 / p.shape[1]
+            window_p.append(p)
             share = np.zeros(len(pictures))
             for start, w, v in zip(starts, attention.double().numpy(), valid.numpy(), strict=True):
                 share[start : start + v.sum()] += w[v]

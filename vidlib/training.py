@@ -113,7 +113,12 @@ def train_classifier(
     )  # fmt: skip
     model = model.cpu().eval()
     if people is not None:
-        model.temperature.fill_(calibrate(features, labels, people, config, device, progress))
+        try:
+            temperature = calibrate(features, labels, people, config, device, progress)
+        except loop.Interrupted as error:
+            kept = "the training is kept, run the same again to go on" if out else "nothing saved"
+            raise loop.Interrupted(f"calibration stopped: {kept}") from error
+        model.temperature.fill_(temperature)
     if out:
         content = {"key": run_key, "classes": actions, "config": asdict(config), "history": history}
         checkpoints.save_classifier(out, model, content | (meta or {}))
@@ -141,11 +146,11 @@ def calibrate(
     names = sorted(set(who))
     fold = np.array([names.index(name) % min(folds, len(names)) for name in who])
     actions, target = sorted(set(labels)), np.array(labels)
+    if any(set(target[fold != k]) != set(actions) for k in np.unique(fold)):
+        return 1.0
     logits, true = [], []
     for k in np.unique(fold):
         known = np.flatnonzero(fold != k)
-        if set(target[known]) != set(actions):
-            return 1.0
         model = train_classifier(
             [features[i] for i in known], list(target[known]), config, device=device,
             progress=progress,
