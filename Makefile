@@ -11,7 +11,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # name their interpreter by its whole path, would run the old folder's
 MOVED := $(shell [ ! -f $(STAMP) ] || [ "$$(cat $(STAMP))" = "$$(pwd -P)" ] || echo yes)
 
-.PHONY: help venv course test notebooks bench soak clean FORCE
+.PHONY: help venv course test notebooks demo bench soak clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -38,6 +38,9 @@ notebooks: $(STAMP) ## run the notebooks afresh in order and store their outputs
 	    --ExecutePreprocessor.store_widget_state=False "$$notebook" || exit 1; \
 	done
 	$(BIN)/python -m pytest tests/test_notebooks.py -k stored
+
+demo: $(STAMP) ## the prediction panel as a page of its own, in your browser
+	$(BIN)/voila docs/panel.ipynb
 
 bench: $(STAMP) ## run the benchmarks (benchmarks/README.md says what they time)
 	@for script in $(sort $(wildcard benchmarks/bench_*.py)); do $(BIN)/python "$$script" || exit 1; done

@@ -1,11 +1,13 @@
 """The prediction panel, driven headless through its controls, with a predictor that is quick."""
 
-import base64
 import html
 import re
+import shutil
 import subprocess
 import sys
+import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +46,16 @@ class FakePredictor:
 
     def __init__(self) -> None:
         self.seen: list[Path] = []
+        self.reading = threading.Event()  # cleared, it holds a prediction under way
+        self.reading.set()
         self.broken: BaseException | None = None
 
-    def predict(self, path: Path) -> FakePrediction:
-        video.read_frames(path)
+    def predict(
+        self, path: Path, progress: Callable[[float], None] = lambda seconds: None
+    ) -> FakePrediction:
+        for seconds, _ in video.iter_frames(path):
+            progress(seconds)
+            self.reading.wait(10)
         self.seen.append(Path(path))
         if self.broken:
             raise self.broken
@@ -68,37 +76,63 @@ def status(panel: PredictionPanel) -> str:
 
 def played(panel: PredictionPanel) -> tuple[str, bytes]:
     """(MIME type, bytes) of the video in the page."""
-    found = re.search(r'src="data:([^;]+);base64,([^"]+)"', panel.player.value)
-    assert found, panel.player.value[:200]
-    return found[1], base64.b64decode(found[2])
+    assert panel.film.film
+    return panel.film.mime, panel.film.film
 
 
 def answered(panel: PredictionPanel) -> bool:
     """Whether the page shows an answer, whole; half of one is a fault."""
-    parts = [panel.bars.value, panel.timeline.value, panel.frames.value, panel.prediction]
+    parts = [panel.bars.value, panel.film.timeline, panel.film.frames, panel.prediction]
     assert all(parts) or not any(parts)
     return all(parts)
 
 
+def press(panel: PredictionPanel) -> None:
+    """A click on Predict, until the answer is there."""
+    panel.button.click()
+    panel.wait()
+
+
+def choose(panel: PredictionPanel, number: int) -> None:
+    panel.choose.chosen = number
+    panel.wait()
+
+
+def type_path(panel: PredictionPanel, path: Path | str) -> None:
+    panel.path.value = str(path)
+    panel.wait()
+
+
+SLICE = 1000  # bytes; the page's are larger
+
+
 def give_file(panel: PredictionPanel, name: str, content: bytes, size: int | None = None) -> None:
-    """What the browser's message does when a file was chosen."""
+    """What the page does when a file was chosen: it tells name and size, and sends slices as they
+    are asked for."""
+
+    def page(message: dict[str, Any]) -> None:
+        at = message["at"]
+        told = {"kind": "slice", "at": at}
+        threading.Thread(  # the kernel's own thread hears it
+            target=panel._on_message, args=(None, told, [content[at : at + SLICE]])
+        ).start()
+
+    panel.choose.send = page
     size = len(content) if size is None else size
-    file = {"name": name, "type": "video/webm", "size": size, "last_modified": 1_700_000_000_000}
-    panel.upload.set_state({"value": [{**file, "content": memoryview(content)}]})
+    panel._on_message(None, {"kind": "upload", "name": name, "size": size}, [])
+    panel.wait()
 
 
 # --- choosing and predicting ---------------------------------------------------------------------
 
 
 def test_choose_then_predict(panel: PredictionPanel, small_video: Path) -> None:
-    labels = [label for label, _ in panel.choose.options]
-    assert labels == ["choose a clip", "waving · person 07 · small.webm"]
+    assert [c["label"] for c in panel.choose.clips] == ["waving · person 07 · small.webm"]
+    assert panel.choose.clips[0]["picture"].startswith("data:image/jpeg;base64,")
     mime, data = played(panel)  # the first clip plays already
     assert (mime, data) == ("video/webm", small_video.read_bytes())
-    for word in ("muted", "loop", "controls", "max-width", "aria-label"):
-        assert word in panel.player.value
     assert not answered(panel)
-    panel.button.click()
+    press(panel)
     assert answered(panel)
     assert panel.predictor.seen == [small_video]
     assert status(panel) == "small.webm: waving, 70.0%; weights of a test; 0.12 s"
@@ -111,12 +145,12 @@ def test_the_answer_can_be_read_as_text(panel: PredictionPanel, small_video: Pat
     words = [html.unescape(re.sub(r"<[^>]+>", " ", row)).split() for row in rows]
     assert words == [["waving", "70.0%"], ["running", "<fast>", "20.0%"]]  # k = 2, best first
     assert "width: 70.0%" in rows[0]
-    timeline, frames = (
-        html.unescape(re.match(r'<img alt="([^"]*)"', w.value)[1])
-        for w in (panel.timeline, panel.frames)
-    )
-    assert "0.0 to 1.0 s waving (70%)" in timeline
-    assert "counted most" in frames and "0.92 s (16.7%)" in frames
+    told = panel.film.timeline
+    assert told["alt"].endswith("0.0 to 0.7 s waving; 0.3 to 1.0 s waving")
+    assert told["names"] == ["waving", "running <fast>", "others"] and told["end"] == 1.0
+    np.testing.assert_allclose(told["shares"], [[0.6, 0.3, 0.1], [0.8, 0.1, 0.1]])
+    last = panel.film.frames[-1]
+    assert (round(last["seconds"], 2), round(last["weight"], 3)) == (0.92, 0.167)
 
 
 def test_an_unsure_answer_is_told_as_one(
@@ -146,16 +180,16 @@ def test_typed_path_upload_and_list_take_turns(
 ) -> None:
     other = tmp_path / "other clip.webm"
     other.write_bytes(small_video.read_bytes())
-    panel.path.value = f'  "{other}" '  # pasted with quotes, as file managers do
-    assert panel.source == other and panel.choose.value == ""
-    panel.button.click()
+    type_path(panel, f'  "{other}" ')  # pasted with quotes, as file managers do
+    assert panel.source == other and panel.choose.chosen == -1
+    press(panel)
     give_file(panel, "../../mine.webm", small_video.read_bytes())
     assert panel.source == panel._folder / "mine.webm"
-    assert panel.path.value == "" and panel.upload.value == ()
+    assert panel.path.value == "" and panel.source.read_bytes() == small_video.read_bytes()
     assert not answered(panel)  # the last answer was of another video
-    panel.button.click()
-    panel.choose.value = small_video
-    panel.button.click()
+    press(panel)
+    choose(panel, 0)
+    press(panel)
     seen = [p.name for p in panel.predictor.seen]
     assert seen == ["other clip.webm", "mine.webm", "small.webm"]
     assert answered(panel)
@@ -163,7 +197,7 @@ def test_typed_path_upload_and_list_take_turns(
 
 def test_the_same_file_can_be_uploaded_twice(panel: PredictionPanel, small_video: Path) -> None:
     for _ in range(2):
-        panel.choose.value = small_video
+        choose(panel, 0)
         give_file(panel, "mine.webm", small_video.read_bytes())
         assert panel.source.name == "mine.webm"
 
@@ -193,7 +227,7 @@ def test_a_film_too_long_for_the_page_is_predicted_all_the_same(
     path = tmp_path / "long.webm"
     path.write_bytes(small_video.read_bytes())
     assert panel.predict(path)
-    assert "Too long to play" in panel.player.value and "<video" not in panel.player.value
+    assert "too long to play" in panel.film.title and not panel.film.film
 
 
 # --- mistakes ------------------------------------------------------------------------------------
@@ -201,9 +235,8 @@ def test_a_film_too_long_for_the_page_is_predicted_all_the_same(
 
 def works(panel: PredictionPanel, small_video: Path) -> bool:
     """Whether the panel is still usable: list, button, answer."""
-    panel.choose.value = ""
-    panel.choose.value = small_video
-    panel.button.click()
+    type_path(panel, small_video)
+    press(panel)
     return answered(panel) and "waving, 70.0%" in status(panel) and not panel.button.disabled
 
 
@@ -221,10 +254,10 @@ def test_not_a_video(panel: PredictionPanel, small_video: Path, tmp_path: Path) 
     (tmp_path / "folder").mkdir()
     for name in ("empty.webm", "notes.mp4", "nowhere.webm", "folder"):
         path = tmp_path / name
-        panel.path.value = str(path)
+        type_path(panel, path)
         refused(panel, name)
-        assert panel.player.value == ""  # not the film before
-        panel.button.click()
+        assert not panel.film.film  # not the film before
+        press(panel)
         refused(panel, name)
         assert panel.predict(path) is None
         assert works(panel, small_video)
@@ -238,20 +271,68 @@ def test_upload_that_is_not_a_video(panel: PredictionPanel, small_video: Path) -
 
 
 def test_upload_over_the_limit(panel: PredictionPanel, small_video: Path) -> None:
-    assert "10 MB" in str([c.value for c in panel.children[1].children[1:]])  # told beside it
     before = panel.source
-    give_file(panel, "film.mp4", small_video.read_bytes(), size=10_000_001)
-    refused(panel, "film.mp4", "10.0 MB", "give its path")
-    assert panel.source == before and panel.upload.value == ()
+    give_file(panel, "film.mp4", small_video.read_bytes(), size=500_000_001)
+    refused(panel, "film.mp4", "500.0 MB", "give its path")
+    assert panel.source == before
     assert works(panel, small_video)
+
+
+def test_an_upload_that_stops_is_told(
+    panel: PredictionPanel, small_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(widget, "PATIENCE", 0.2)
+    panel.choose.send = lambda message: None  # the page has gone
+    panel._on_message(None, {"kind": "upload", "name": "mine.webm", "size": 10}, [])
+    panel.wait()
+    refused(panel, "mine.webm", "halt")
+    panel.choose.send = lambda message: None
+    panel._on_message(None, {"kind": "upload", "name": "mine.webm", "size": 10}, [])
+    panel._on_message(None, {"kind": "unreadable", "why": "moved"}, [])
+    panel.wait()
+    assert "the browser could not read the file (moved)" in status(panel)
+    panel._on_message(None, {"kind": "slice", "at": 0}, [b"late"])  # nobody waits for it
+    assert works(panel, small_video)
+
+
+def test_work_can_be_cancelled_and_a_second_click_does_nothing(
+    panel: PredictionPanel, small_video: Path
+) -> None:
+    panel.predictor.reading.clear()
+    panel.button.click()
+    assert panel.choose.busy and panel.button.disabled and not panel.cancel.disabled
+    under_way = panel._thread
+    panel.button.click()
+    panel.path.value = "elsewhere.webm"
+    assert panel._thread is under_way and panel.source == small_video
+    panel.cancel.click()
+    panel.predictor.reading.set()
+    panel.wait()
+    assert status(panel) == "cancelled: press Predict to try again" and not answered(panel)
+    assert not panel.choose.busy and panel.cancel.disabled and not panel.predictor.seen
+    assert works(panel, small_video)
+
+
+def test_a_film_the_browser_cannot_play_is_converted(
+    panel: PredictionPanel, small_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(widget, "_browser_type", lambda path: "video/mp4")
+    type_path(panel, shutil.copy(small_video, tmp_path / "new.mp4"))
+    assert panel.film.mime == "video/mp4"
+    panel._on_message(None, {"kind": "unplayable"}, [])
+    panel.wait()
+    assert panel.film.mime == "video/webm" and panel.film.film
+    thread = panel._thread
+    panel._on_message(None, {"kind": "unplayable"}, [])  # not again and again
+    assert panel._thread is thread
 
 
 def test_nothing_chosen(small_video: Path) -> None:
     panel = PredictionPanel(FakePredictor(), [])
-    panel.button.click()
+    press(panel)
     refused(panel, "choose a clip")
-    panel.path.value = str(small_video)
-    panel.button.click()
+    type_path(panel, small_video)
+    press(panel)
     assert answered(panel)
 
 
@@ -277,8 +358,8 @@ def test_no_clips_yet_names_the_command(
     monkeypatch.setenv("VIDLIB_DATA", str(tmp_path))
     panel = PredictionPanel(FakePredictor())
     refused(panel, "vidlib studio")
-    panel.path.value = str(small_video)
-    panel.button.click()
+    type_path(panel, small_video)
+    press(panel)
     assert answered(panel)
 
 
@@ -298,7 +379,7 @@ def test_errors_are_one_line_and_the_panel_goes_on(
 ) -> None:
     panel.predict(small_video)
     panel.predictor.broken = error
-    panel.button.click()
+    press(panel)
     refused(panel, *words)
     assert "<b>" not in panel.status.value  # shown as text, not as markup
     panel.predictor.broken = None
@@ -308,7 +389,7 @@ def test_errors_are_one_line_and_the_panel_goes_on(
 def test_warnings_about_the_file_are_told(
     panel: PredictionPanel, small_video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def warn(path: Path) -> FakePrediction:
+    def warn(path: Path, progress: object = None) -> FakePrediction:
         warnings.warn(f"{path.name}: the header claims 50 frames but 28 decode", stacklevel=1)
         return FakePrediction(path)
 
@@ -331,7 +412,7 @@ def test_still_picture(panel: PredictionPanel, small_video: Path) -> None:
     for fact in ("small.webm", "weights of a test", "waving 70.0%", "0.0 to 1.0 s waving"):
         assert fact in alt
     assert str(small_video.parent) not in alt
-    panel.path.value = "nowhere.webm"
+    type_path(panel, "nowhere.webm")
     with pytest.raises(UserError):  # no picture of an answer that is not on the page
         panel.still()
 
@@ -425,7 +506,8 @@ def test_odd_files_give_an_answer_or_a_clear_error(
 def test_real_clips_of_a_folder(weizmann: Path) -> None:
     clips = sorted(weizmann.glob("*/*.avi"))[::40]
     panel = PredictionPanel(FakePredictor(), clips)
-    for clip in clips:
-        panel.choose.value = clip
-        panel.button.click()
+    assert all(c["picture"] for c in panel.choose.clips)
+    for i in range(len(clips)):
+        choose(panel, i)
+        press(panel)
         assert answered(panel) and played(panel)[0] == "video/webm"

@@ -4,7 +4,7 @@ T frames on the sampling grid, W sliding windows, K actions.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,11 +102,15 @@ class Predictor:
         self.sampling: dict[str, Any] = self.meta["sampling"]
 
     def predict(
-        self, source: str | Path | NDArray[np.uint8], fps: float | None = None
+        self,
+        source: str | Path | NDArray[np.uint8],
+        fps: float | None = None,
+        progress: Callable[[float], None] | None = None,
     ) -> Prediction:
         """`source`: a video file, or frames uint8 (T, H, W, 3) RGB at `fps` frames per second.
 
-        A long film is read in segments, so that memory stays bounded. Raises VideoError for a file
+        A long film is read in segments, so that memory stays bounded; `progress` is told the
+        seconds that are done. Raises VideoError for a file
         that cannot be read, UserError for frames of another shape.
         """
         began = time.perf_counter()
@@ -129,6 +133,8 @@ class Predictor:
             weights.append(share)
             ends = np.minimum(starts + length, len(pictures))
             window_times.append(at[0] + np.stack([starts, ends], axis=1) / grid)
+            if progress:
+                progress(float(at[-1]))
         if not times:
             raise UserError(f"{source}: no frame to predict from: give a longer clip")
         frame_weights, p = np.concatenate(weights), np.concatenate(window_p)

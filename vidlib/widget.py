@@ -1,19 +1,29 @@
-"""The prediction panel for a notebook: choose, upload or name a video, watch it, see the answer."""
+"""The prediction panel for a notebook: choose, upload or name a video, watch it, see the answer.
+
+What needs a script in the page is `panel.js`; the rest is ipywidgets. Work is done in a thread, so
+that the kernel hears the Cancel button meanwhile.
+"""
 
 import base64
 import contextlib
 import html
+import io
 import re
 import shutil
+import signal
 import tempfile
+import threading
+import time
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anywidget
 import ipywidgets as widgets
 import numpy as np
+import traitlets
 from PIL import Image
 
 from . import catalog, figures, video
@@ -23,22 +33,48 @@ from .settings import UserError
 if TYPE_CHECKING:  # torch takes seconds to import; the panel stands before
     from .predict import Prediction, Predictor
 
-# Jupyter's server takes kernel messages of up to 10 MiB from the browser; a larger one cuts the
-# connection before anybody can say why, so the limit is told beside the button.
-UPLOAD_LIMIT = 10_000_000  # bytes
+UPLOAD_LIMIT = 500_000_000  # bytes; the file is sent in slices and kept in a temporary folder
 PLAY_LIMIT = 20_000_000  # bytes of video that go into the page
+PATIENCE = 60  # seconds without a slice of an upload
+LISTED = 24  # clips that are shown to choose from
 PICTURE = 240  # pixels, the longer side of a frame that is shown
-UPLOAD_NOTE = (
-    f"up to {UPLOAD_LIMIT // 10**6} MB (messages to the kernel end at 10 MiB); "
-    "for a larger file give its path"
-)
+THUMBNAIL = 88
+
+
+class Cancelled(Exception):
+    """The user pressed Cancel, or interrupted the kernel; the text is what is told."""
+
+
+class Chooser(anywidget.AnyWidget):
+    """Clips as a list of pictures, and the upload. `chosen`: the number of a clip, -1: none."""
+
+    _esm = Path(__file__).with_name("panel.js")
+    _css = Path(__file__).with_name("panel.css")
+    part = traitlets.Unicode("choose").tag(sync=True)
+    clips = traitlets.List().tag(sync=True)  # {label, picture}
+    chosen = traitlets.Int(-1).tag(sync=True)
+    busy = traitlets.Bool(False).tag(sync=True)
+    limit = traitlets.Int(UPLOAD_LIMIT).tag(sync=True)
+
+
+class Film(anywidget.AnyWidget):
+    """The video that plays, the timeline that follows it, and the frames that counted most."""
+
+    _esm, _css = Chooser._esm, Chooser._css
+    part = traitlets.Unicode("film").tag(sync=True)
+    mime = traitlets.Unicode("").tag(sync=True)
+    title = traitlets.Unicode("").tag(sync=True)
+    film = traitlets.Bytes(b"").tag(sync=True)
+    timeline = traitlets.Dict().tag(sync=True)  # windows, shares, names, colours, end, alt
+    frames = traitlets.List().tag(sync=True)  # {seconds, weight, picture}
 
 
 class PredictionPanel(widgets.VBox):
     """Choose a clip, upload a file or give a path; Predict shows what the person does.
 
     predictor: None loads the weights at the first prediction, so that the panel stands without.
-    clips: paths or `catalog.Clip`s to choose from; None takes the val clips of the data folder.
+    clips: paths or `catalog.Clip`s to choose from; None takes some of the data folder's, val
+    before train.
     k: how many actions are shown. `prediction` holds the last answer; mistakes are told in the
     status line, and the panel goes on.
     """
@@ -52,31 +88,36 @@ class PredictionPanel(widgets.VBox):
         self.predictor, self.k = predictor, k
         self.prediction: Prediction | None = None
         self.source: Path | None = None  # what Predict takes: the one chosen last
+        self._clips: list[Clip] = []
+        self._thread: threading.Thread | None = None
+        self._stop = ""  # why the work under way shall end; empty: it shall not
+        self._receiving: tuple[Path, int] | None = None  # an upload: the file, its size
         self._playing: tuple[Any, ...] | None = None
         self._pictures: dict[int, np.ndarray] = {}  # frames that counted most, by number
         self._folder = Path(tempfile.mkdtemp(prefix="vidlib-"))  # uploads, transcoded films
         weakref.finalize(self, shutil.rmtree, self._folder, True)
 
-        wide = widgets.Layout(width="min(100%, 34em)")
-        self.choose = widgets.Dropdown(description="Clip", layout=wide)
-        self.upload = widgets.FileUpload(accept="video/*,.mkv", description="Upload a video")
+        self.choose, self.film = Chooser(), Film()
         self.path = widgets.Text(
-            description="Path", placeholder="a video file", continuous_update=False, layout=wide
-        )
+            description="or a path", placeholder="a video file on the kernel's machine",
+            continuous_update=False, layout=widgets.Layout(width="min(100%, 34em)"),
+        )  # fmt: skip
         self.button = widgets.Button(description="Predict", button_style="primary")
-        self.status, self.player, self.bars = (widgets.HTML() for _ in range(3))
-        self.timeline, self.frames = widgets.HTML(), widgets.HTML()
-        note = widgets.HTML(f"<small>{UPLOAD_NOTE}</small>")
-        row = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
+        self.cancel = widgets.Button(description="Cancel", disabled=True)
+        self.progress = widgets.FloatProgress(
+            max=1, layout=widgets.Layout(width="min(100%, 34em)", visibility="hidden")
+        )
+        self.status, self.bars = widgets.HTML(), widgets.HTML()
         super().__init__([
-            self.choose, widgets.HBox([self.upload, note], layout=row),
-            widgets.HBox([self.path, self.button], layout=row), self.status,
-            widgets.HBox([self.player, self.bars], layout=row), self.timeline, self.frames,
+            self.choose, self.path, widgets.HBox([self.button, self.cancel]), self.progress,
+            self.status, self.bars, self.film,
         ])  # fmt: skip
-        self.choose.observe(self._on_choose, "value")
-        self.upload.observe(self._on_upload, "value")
+        self.choose.observe(self._on_choose, "chosen")
+        self.choose.on_msg(self._on_message)
+        self.film.on_msg(self._on_message)
         self.path.observe(self._on_path, "value")
-        self.button.on_click(lambda _: self.predict(self.source))
+        self.button.on_click(lambda _: self._start(lambda: self._predict(self.source)))
+        self.cancel.on_click(lambda _: self._end("cancelled"))
         self._list(clips)
 
     def __repr__(self) -> str:
@@ -84,19 +125,16 @@ class PredictionPanel(widgets.VBox):
 
     def predict(self, path: Path | str | None) -> "Prediction | None":
         """Play the video at `path`, predict it and show the answer. Returns it; None when there
-        is none, and the status line says why."""
-        self._forget()
-        with self._guarded("predicting …"):
-            if path is None:
-                raise UserError("no video yet: choose a clip, upload one, or give a path")
-            self._play(path := Path(path))
-            self._say(f"{path.name}: predicting …")
-            if self.predictor is None:
-                from .predict import Predictor
-
-                self.predictor = Predictor()
-            self._answer(path, self.predictor.predict(path))
+        is none, and the status line says why. Waits for work that is under way."""
+        self.wait()
+        self._busy(True)
+        self._guarded(lambda: self._predict(path))
         return self.prediction
+
+    def wait(self) -> None:
+        """Return when nothing is under way."""
+        if self._thread and self._thread is not threading.current_thread():
+            self._thread.join()
 
     def still(self) -> figures.Figured:
         """A picture of the panel with its last answer, for pages without a kernel. UserError
@@ -112,74 +150,155 @@ class PredictionPanel(widgets.VBox):
     # --- what the controls do --------------------------------------------------------------------
 
     def _list(self, clips: Sequence[Path | Clip] | None) -> None:
-        """Fill the list and show its first clip."""
-        found: list[Clip] = []
-        with self._guarded():
+        """Fill the list of pictures and show its first clip."""
+
+        def fill() -> None:
+            nonlocal clips
             if clips is None:
                 every = catalog.find_clips()
                 clips = [c for c in every if c.split == "val"] or every
+                clips = clips[:: max(1, -(-len(clips) // LISTED))]
             found = [c if isinstance(c, Clip) else Clip(Path(c)) for c in clips]
-        options = [(_label(c), c.path) for c in found]
-        self.choose.options = [("choose a clip", ""), *options]  # None would show as blank
-        if found:
-            self.choose.value = found[0].path
+            told = [{"label": _label(c), "picture": _thumbnail(c.path)} for c in found]
+            self._clips, self.choose.clips = found, told
+
+        self._busy(True)
+        self._guarded(fill)
+        if self._clips:
+            self.choose.chosen = 0
+            self.wait()
 
     def _on_choose(self, change: Any) -> None:
-        if change.new:
+        if change.new >= 0:
             self.path.value = ""
-            self._take(change.new)
+            self._start(lambda: self._take(self._clips[change.new].path))
 
     def _on_path(self, change: Any) -> None:
         if text := change.new.strip().strip("\"'"):
-            self.choose.value = ""
-            self._take(Path(text).expanduser())
+            self.choose.chosen = -1
+            self._start(lambda: self._take(Path(text).expanduser()))
 
-    def _on_upload(self, change: Any) -> None:
-        if not change.new:
+    def _on_message(self, _: Any, message: dict[str, Any], buffers: Sequence[Any]) -> None:
+        """From the page: an upload begins, a slice of it has come, a film cannot be played."""
+        kind = message.get("kind")
+        if kind == "upload":
+            self._start(lambda: self._receive(str(message["name"]), int(message["size"])))
+        elif kind == "slice" and self._receiving:
+            file, size = self._receiving
+            at = file.stat().st_size
+            if message["at"] == at and not self._stop:  # else it is of an upload before
+                with file.open("ab") as out:
+                    out.write(buffers[0])
+                if at + len(buffers[0]) < size:
+                    self.choose.send({"kind": "send", "at": at + len(buffers[0])})
+        elif kind == "unreadable" and self._receiving:
+            self._end(f"the browser could not read the file ({message['why']}): choose it again")
+        elif kind == "unplayable" and self.source and self.film.mime != "video/webm":
+            self._start(lambda: self._play(self.source, convert=True))
+
+    def _end(self, why: str) -> None:
+        """Ask the work under way to end; it says `why`."""
+        self._stop = why
+        self.cancel.disabled = True
+
+    # --- work: one thing at a time, in a thread --------------------------------------------------
+
+    def _start(self, job: Callable[[], None]) -> None:
+        """Do `job` in a thread. While something is under way nothing else begins."""
+        if self._thread and self._thread.is_alive():
             return
-        file = change.new[0]
-        self.upload.value = ()  # else the same file could not be uploaded again
+        self._busy(True)
+        self._thread = threading.Thread(target=self._guarded, args=(job,), daemon=True)
+        self._thread.start()
+
+    def _busy(self, busy: bool) -> None:
+        self._stop = ""
+        self.choose.busy = self.path.disabled = self.button.disabled = busy
+        self.cancel.disabled = not busy
+        self.progress.layout.visibility = "hidden"
+        self.progress.value = 0
+
+    def _guarded(self, job: Callable[[], None]) -> None:
+        """Tell mistakes in the status line, warnings too; whatever happens, the panel goes on."""
+        with warnings.catch_warnings(record=True) as caught, _interrupts(self._end):
+            warnings.simplefilter("always", UserWarning)
+            try:
+                job()
+            except UserError as error:
+                self._say(str(error), wrong=True)
+            except (Cancelled, KeyboardInterrupt) as error:
+                why = str(error) or "interrupted"
+                self._say(f"{why}: press Predict to try again", wrong=not str(error))
+            except Exception as error:  # a traceback in a notebook's margin helps nobody
+                self._say(f"{type(error).__name__}: {error}", wrong=True)
+            finally:
+                self._receiving = None
+                self._busy(False)
+        told = {str(w.message) for w in caught if issubclass(w.category, UserWarning)}
+        for text in sorted(told):
+            self.status.value += f"<div>Note: {html.escape(text)}</div>"
+
+    def _told(self, done: float, whole: float | None, doing: str = "") -> None:
+        """Show progress, and end here if that was asked for. `whole` is None where unknown."""
+        if self._stop:
+            raise Cancelled(self._stop)
+        now = time.monotonic()
+        if now - getattr(self, "_shown", 0.0) > 0.2:  # the page need not know every frame
+            self._shown = now
+            self.progress.layout.visibility = "visible" if whole else "hidden"
+            self.progress.value = min(1.0, done / whole) if whole else 0.0
+            if doing:
+                self._say(doing)
+
+    def _receive(self, name: str, size: int) -> None:
+        """Have the page send a file, and take it."""
         self._forget()
-        path = self._folder / re.sub(r"[^\w.-]", "_", Path(file["name"]).name)
-        with self._guarded():
-            if file["size"] > UPLOAD_LIMIT or len(file["content"]) > UPLOAD_LIMIT:
-                raise UserError(
-                    f"{path.name} is too large, {file['size'] / 1e6:.1f} MB: {UPLOAD_NOTE}"
-                )
-            path.write_bytes(file["content"])
-            self.choose.value = self.path.value = ""
-            self._take(path)
+        path = self._folder / re.sub(r"[^\w.-]", "_", Path(name.replace("\\", "/")).name)
+        if size > UPLOAD_LIMIT:
+            raise UserError(
+                f"{path.name} is too large, {size / 1e6:.1f} MB: up to {UPLOAD_LIMIT // 10**6} MB "
+                "can be uploaded; give its path instead"
+            )
+        path.write_bytes(b"")
+        self._receiving = path, size
+        self.choose.send({"kind": "send", "at": 0})
+        self._say(f"{path.name}: uploading, {size / 1e6:.1f} MB …")
+        done, last = 0, time.monotonic()
+        while done < size:  # `_on_message` writes the file, in the kernel's own thread
+            time.sleep(0.02)
+            self._told(done, size)
+            before, done = done, path.stat().st_size
+            last = time.monotonic() if done > before else last
+            if time.monotonic() - last > PATIENCE:
+                raise UserError(f"{path.name}: the upload came to a halt: choose the file again")
+        self._receiving = None
+        self.choose.chosen, self.path.value = -1, ""
+        self._take(path)
 
     def _take(self, path: Path) -> None:
         """Make `path` what Predict takes, and play it."""
         self._forget()
         self.source = path
-        with self._guarded(f"opening {path.name} …"):
-            self._play(path)
-            self._say(f"{path.name}: press Predict")
+        self._say(f"opening {path.name} …")
+        self._play(path)
+        self._say(f"{path.name}: press Predict")
+
+    def _predict(self, path: Path | str | None) -> None:
+        self._forget()
+        if path is None:
+            raise UserError("no video yet: choose a clip, upload one, or give a path")
+        self._play(path := Path(path))
+        self._say(f"{path.name}: predicting …")
+        if self.predictor is None:
+            from .predict import Predictor
+
+            self.predictor = Predictor()
+        length = _length(path)
+        doing = f"{path.name}: predicting …"
+        found = self.predictor.predict(path, progress=lambda s: self._told(s, length, doing))
+        self._answer(path, found)
 
     # --- what is shown ---------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _guarded(self, doing: str = "") -> Iterator[None]:
-        """Tell mistakes in the status line, warnings too; whatever happens, the panel goes on."""
-        self.button.disabled = True
-        self._say(doing)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            try:
-                yield
-            except UserError as error:
-                self._say(str(error), wrong=True)
-            except KeyboardInterrupt:
-                self._say("interrupted: press Predict to try again", wrong=True)
-            except Exception as error:  # a traceback in a notebook's margin helps nobody
-                self._say(f"{type(error).__name__}: {error}", wrong=True)
-            finally:
-                self.button.disabled = False
-        told = {str(w.message) for w in caught if issubclass(w.category, UserWarning)}
-        for text in sorted(told):
-            self.status.value += f"<div>Note: {html.escape(text)}</div>"
 
     def _say(self, text: str, wrong: bool = False) -> None:
         line = " ".join(text.replace(f"{self._folder}/", "").split())  # uploads: the name is enough
@@ -192,44 +311,36 @@ class PredictionPanel(widgets.VBox):
     def _forget(self) -> None:
         """Take the last answer off the page: it must not stand beside another video."""
         self.prediction, self._pictures = None, {}
-        self.bars.value = self.timeline.value = self.frames.value = ""
+        self.bars.value, self.film.timeline, self.film.frames = "", {}, []
 
-    def _play(self, path: Path) -> None:
+    def _play(self, path: Path, convert: bool = False) -> None:
         """Show the video, transcoded where a browser might not play it. Raises VideoError."""
         stat = path.stat() if path.is_file() else None
         now = (path, stat and (stat.st_size, stat.st_mtime_ns))
-        if now == self._playing:
+        if now == self._playing and not convert:
             return  # it would start again
-        self.player.value, self._playing, film = "", None, path
+        self.film.film, self._playing, shown = b"", None, path
         mime = _browser_type(path)
-        if mime is None or path.stat().st_size > PLAY_LIMIT:
-            film, mime = self._folder / "playing.webm", "video/webm"
-            video.transcode(path, film, progress=lambda s: self._prepared(path, s))
-        if film.stat().st_size > PLAY_LIMIT:
-            self.player.value = "<p>Too long to play in the page; Predict works all the same.</p>"
+        if convert or mime is None or path.stat().st_size > PLAY_LIMIT:
+            shown, mime, length = self._folder / "playing.webm", "video/webm", _length(path)
+            doing = f"{path.name}: preparing to play …"
+            video.transcode(path, shown, progress=lambda s: self._told(s, length, doing))
+        if shown.stat().st_size > PLAY_LIMIT:
+            self.film.title = f"{path.name} (too long to play in the page)"
         else:
-            data = base64.b64encode(film.read_bytes()).decode()
-            self.player.value = (
-                f'<video controls loop muted autoplay playsinline width="320" '
-                f'style="max-width: 100%" aria-label="{html.escape(path.name)}" '
-                f'src="data:{mime};base64,{data}"></video>'
-            )
+            self.film.mime, self.film.title = mime, path.name
+            self.film.film = shown.read_bytes()
         self._playing = now
-
-    def _prepared(self, path: Path, seconds: float) -> None:
-        if seconds % 1 < 0.03:  # about once a second of film, not at every frame
-            self._say(f"{path.name}: preparing to play, {seconds:.0f} s done")
 
     def _answer(self, path: Path, p: "Prediction") -> None:
         top = p.top(self.k)
-        picked = figures.top_frames(p.frame_weights)
-        self._pictures = _frames_at(path, {i: float(p.frame_times[i]) for i in picked})
-        self.timeline.value = figures.figure_tag(
-            *figures.timeline(p.window_times, p.window_probabilities, p.actions)
-        )
-        self.frames.value = figures.figure_tag(
-            *figures.attention(p.frame_weights, self._pictures, p.frame_times)
-        )
+        picked = {i: float(p.frame_times[i]) for i in figures.top_frames(p.frame_weights)}
+        self._pictures = _frames_at(path, picked, lambda s: self._told(s, None))
+        self.film.timeline = _timeline(p, [action for action, _ in top])
+        self.film.frames = [
+            {"seconds": t, "weight": float(p.frame_weights[i]), "picture": _jpeg(self._pictures[i])}
+            for i, t in picked.items()
+        ]
         self.bars.value = _bars(top)
         self.prediction = p
         note = getattr(self.predictor, "weights_note", "")
@@ -237,9 +348,38 @@ class PredictionPanel(widgets.VBox):
         self._say(f"{path.name}: {unsure}{top[0][0]}, {top[0][1]:.1%}; {note}; {p.seconds:.2f} s")
 
 
+@contextlib.contextmanager
+def _interrupts(end: Callable[[str], None]) -> Iterator[None]:
+    """Make the kernel's interrupt (Ctrl-C's signal) end work that is done in a thread: between
+    cells ipykernel ignores it. In the main thread it is a KeyboardInterrupt anyway."""
+    loop = None
+    if threading.current_thread() is not threading.main_thread():
+        with contextlib.suppress(ImportError, AttributeError):  # no kernel: a plain Python
+            from IPython import get_ipython
+
+            loop = get_ipython().kernel.io_loop
+    if loop is None:
+        yield
+        return
+    before: list[Any] = []
+    loop.add_callback(
+        lambda: before.append(signal.signal(signal.SIGINT, lambda *_: end("interrupted")))
+    )
+    try:
+        yield
+    finally:
+        loop.add_callback(lambda: before and signal.signal(signal.SIGINT, before[0]))
+
+
 def _label(clip: Clip) -> str:
     parts = [clip.action, clip.person and f"person {clip.person}", clip.path.name]
     return " · ".join(part for part in parts if part)
+
+
+def _length(path: Path) -> float | None:
+    """Seconds, as the file's header says; None where it does not."""
+    told = video.info(path)
+    return told.claimed_frames / told.fps if told.claimed_frames else None
 
 
 def _browser_type(path: Path) -> str | None:
@@ -257,11 +397,14 @@ def _browser_type(path: Path) -> str | None:
     return None
 
 
-def _frames_at(path: Path, times: dict[int, float]) -> dict[int, np.ndarray]:
+def _frames_at(
+    path: Path, times: dict[int, float], progress: Callable[[float], None] = lambda seconds: None
+) -> dict[int, np.ndarray]:
     """The frames (h, w, 3) shown at these seconds, by their keys, shrunk; in one pass."""
     wanted, found, held = sorted(times, key=times.__getitem__), {}, None
     with contextlib.closing(video.iter_frames(path)) as stream:
         for seconds, frame in stream:
+            progress(seconds)
             while held is not None and wanted and times[wanted[0]] + video.TICK < seconds:
                 found[wanted.pop(0)] = _small(held)
             if not wanted:
@@ -270,10 +413,47 @@ def _frames_at(path: Path, times: dict[int, float]) -> dict[int, np.ndarray]:
     return found | {key: _small(held) for key in wanted}
 
 
-def _small(frame: np.ndarray) -> np.ndarray:
+def _small(frame: np.ndarray, side: int = PICTURE) -> np.ndarray:
     picture = Image.fromarray(frame)
-    picture.thumbnail((PICTURE, PICTURE))
+    picture.thumbnail((side, side))
     return np.asarray(picture)
+
+
+def _jpeg(frame: np.ndarray) -> str:
+    """(h, w, 3) -> a data URL."""
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _thumbnail(path: Path) -> str:
+    """The frame in the middle of the first two seconds; empty for a file that cannot be read: it
+    is told when it is chosen."""
+    frame = None
+    with contextlib.suppress(video.VideoError), contextlib.closing(video.iter_frames(path)) as all_:
+        for seconds, frame in all_:  # noqa: B007
+            if seconds >= 1:
+                break
+    return _jpeg(_small(frame, THUMBNAIL)) if frame is not None else ""
+
+
+def _timeline(p: "Prediction", names: list[str]) -> dict[str, Any]:
+    """What `panel.js` draws: the named actions' probabilities by window, and all others' sum."""
+    columns = [p.actions.index(name) for name in names]
+    shares = p.window_probabilities[:, columns]
+    colours = [figures.COLOURS[i % len(figures.COLOURS)] for i in range(len(names))]
+    if len(names) < len(p.actions):
+        shares = np.column_stack([shares, 1 - shares.sum(1)])
+        names, colours = [*names, "others"], [*colours, figures.GREY]
+    told = [
+        f"{start:.1f} to {end:.1f} s {p.actions[int(row.argmax())]}"
+        for (start, end), row in zip(p.window_times, p.window_probabilities, strict=True)
+    ]
+    return {
+        "windows": p.window_times.tolist(), "shares": shares.round(4).tolist(), "names": names,
+        "colours": colours, "end": float(p.window_times[-1, 1]),
+        "alt": "Stacked probabilities over time. " + "; ".join(told[:40]),
+    }  # fmt: skip
 
 
 def _bars(top: list[tuple[str, float]]) -> str:
