@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -127,7 +128,7 @@ def give_file(panel: PredictionPanel, name: str, content: bytes, size: int | Non
 
 
 def test_choose_then_predict(panel: PredictionPanel, small_video: Path) -> None:
-    assert [c["label"] for c in panel.choose.clips] == ["waving · person 07 · small.webm"]
+    assert [c["label"] for c in panel.choose.clips] == ["waving, person 07"]
     assert panel.choose.clips[0]["picture"].startswith("data:image/jpeg;base64,")
     mime, data = played(panel)  # the first clip plays already
     assert (mime, data) == ("video/webm", small_video.read_bytes())
@@ -286,8 +287,10 @@ def test_an_upload_that_stops_is_told(
     panel._on_message(None, {"kind": "upload", "name": "mine.webm", "size": 10}, [])
     panel.wait()
     refused(panel, "mine.webm", "halt")
-    panel.choose.send = lambda message: None
+    asked = threading.Event()
+    panel.choose.send = lambda message: asked.set()
     panel._on_message(None, {"kind": "upload", "name": "mine.webm", "size": 10}, [])
+    asked.wait(10)
     panel._on_message(None, {"kind": "unreadable", "why": "moved"}, [])
     panel.wait()
     assert "the browser could not read the file (moved)" in status(panel)
@@ -300,16 +303,34 @@ def test_work_can_be_cancelled_and_a_second_click_does_nothing(
 ) -> None:
     panel.predictor.reading.clear()
     panel.button.click()
-    assert panel.choose.busy and panel.button.disabled and not panel.cancel.disabled
+    while panel.cancel.disabled:  # the thread begins
+        time.sleep(0.01)
+    assert panel.button.disabled
     under_way = panel._thread
     panel.button.click()
-    panel.path.value = "elsewhere.webm"
-    assert panel._thread is under_way and panel.source == small_video
+    assert panel._thread is under_way and panel._next is None
     panel.cancel.click()
     panel.predictor.reading.set()
     panel.wait()
     assert status(panel) == "cancelled: press Predict to try again" and not answered(panel)
-    assert not panel.choose.busy and panel.cancel.disabled and not panel.predictor.seen
+    assert panel.cancel.disabled and not panel.predictor.seen
+    assert works(panel, small_video)
+
+
+def test_a_choice_ends_what_is_under_way(
+    panel: PredictionPanel, small_video: Path, tmp_path: Path
+) -> None:
+    other = shutil.copy(small_video, tmp_path / "other.webm")
+    panel.predictor.reading.clear()
+    panel.button.click()
+    while panel.cancel.disabled:
+        time.sleep(0.01)
+    panel.path.value = str(tmp_path / "no.webm")
+    panel.path.value = str(other)  # the last one counts
+    panel.predictor.reading.set()
+    panel.wait()
+    assert panel.source == other and status(panel) == "other.webm: press Predict"
+    assert not panel.predictor.seen and not answered(panel) and not panel.button.disabled
     assert works(panel, small_video)
 
 

@@ -50,9 +50,6 @@ function chooser({ model, el }) {
     for (const radio of list.querySelectorAll("input"))
       radio.checked = Number(radio.value) === model.get("chosen");
   });
-  follow(model, ["busy"], () => {
-    choose.disabled = upload.disabled = model.get("busy");
-  });
   file.addEventListener("change", () => {
     sending = file.files[0];
     file.value = ""; // else the same file could not be sent again

@@ -53,7 +53,6 @@ class Chooser(anywidget.AnyWidget):
     part = traitlets.Unicode("choose").tag(sync=True)
     clips = traitlets.List().tag(sync=True)  # {label, picture}
     chosen = traitlets.Int(-1).tag(sync=True)
-    busy = traitlets.Bool(False).tag(sync=True)
     limit = traitlets.Int(UPLOAD_LIMIT).tag(sync=True)
 
 
@@ -89,7 +88,9 @@ class PredictionPanel(widgets.VBox):
         self.prediction: Prediction | None = None
         self.source: Path | None = None  # what Predict takes: the one chosen last
         self._clips: list[Clip] = []
-        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None  # what is under way
+        self._next: Callable[[], None] | None = None  # what comes after it
         self._stop = ""  # why the work under way shall end; empty: it shall not
         self._receiving: tuple[Path, int] | None = None  # an upload: the file, its size
         self._playing: tuple[Any, ...] | None = None
@@ -116,7 +117,7 @@ class PredictionPanel(widgets.VBox):
         self.choose.on_msg(self._on_message)
         self.film.on_msg(self._on_message)
         self.path.observe(self._on_path, "value")
-        self.button.on_click(lambda _: self._start(lambda: self._predict(self.source)))
+        self.button.on_click(self._on_predict)
         self.cancel.on_click(lambda _: self._end("cancelled"))
         self._list(clips)
 
@@ -127,14 +128,14 @@ class PredictionPanel(widgets.VBox):
         """Play the video at `path`, predict it and show the answer. Returns it; None when there
         is none, and the status line says why. Waits for work that is under way."""
         self.wait()
-        self._busy(True)
+        self._stop = ""
         self._guarded(lambda: self._predict(path))
         return self.prediction
 
     def wait(self) -> None:
         """Return when nothing is under way."""
-        if self._thread and self._thread is not threading.current_thread():
-            self._thread.join()
+        if thread := self._thread:
+            thread.join()
 
     def still(self) -> figures.Figured:
         """A picture of the panel with its last answer, for pages without a kernel. UserError
@@ -162,7 +163,6 @@ class PredictionPanel(widgets.VBox):
             told = [{"label": _label(c), "picture": _thumbnail(c.path)} for c in found]
             self._clips, self.choose.clips = found, told
 
-        self._busy(True)
         self._guarded(fill)
         if self._clips:
             self.choose.chosen = 0
@@ -173,6 +173,11 @@ class PredictionPanel(widgets.VBox):
             self.path.value = ""
             self._start(lambda: self._take(self._clips[change.new].path))
 
+    def _on_predict(self, _: Any) -> None:
+        if not self.button.disabled:  # a second click, before the page knew of the first
+            self.button.disabled = True
+            self._start(lambda: self._predict(self.source))
+
     def _on_path(self, change: Any) -> None:
         if text := change.new.strip().strip("\"'"):
             self.choose.chosen = -1
@@ -182,7 +187,8 @@ class PredictionPanel(widgets.VBox):
         """From the page: an upload begins, a slice of it has come, a film cannot be played."""
         kind = message.get("kind")
         if kind == "upload":
-            self._start(lambda: self._receive(str(message["name"]), int(message["size"])))
+            name, size = str(message["name"]), int(message["size"])
+            self._start(lambda: self._receive(name, size))
         elif kind == "slice" and self._receiving:
             file, size = self._receiving
             at = file.stat().st_size
@@ -204,19 +210,23 @@ class PredictionPanel(widgets.VBox):
     # --- work: one thing at a time, in a thread --------------------------------------------------
 
     def _start(self, job: Callable[[], None]) -> None:
-        """Do `job` in a thread. While something is under way nothing else begins."""
-        if self._thread and self._thread.is_alive():
-            return
-        self._busy(True)
-        self._thread = threading.Thread(target=self._guarded, args=(job,), daemon=True)
-        self._thread.start()
+        """Do `job` in a thread; it ends what is under way and comes next."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, args=(job,), daemon=True)
+                self._thread.start()
+            else:
+                self._next, self._stop = job, "cancelled"
 
-    def _busy(self, busy: bool) -> None:
-        self._stop = ""
-        self.choose.busy = self.path.disabled = self.button.disabled = busy
-        self.cancel.disabled = not busy
-        self.progress.layout.visibility = "hidden"
-        self.progress.value = 0
+    def _run(self, job: Callable[[], None] | None) -> None:
+        while job:
+            self._stop, self.cancel.disabled = "", False
+            self._guarded(job)
+            with self._lock:
+                job, self._next = self._next, None
+                if job is None:
+                    self.button.disabled, self.cancel.disabled = False, True
+                    self._thread = None
 
     def _guarded(self, job: Callable[[], None]) -> None:
         """Tell mistakes in the status line, warnings too; whatever happens, the panel goes on."""
@@ -233,7 +243,7 @@ class PredictionPanel(widgets.VBox):
                 self._say(f"{type(error).__name__}: {error}", wrong=True)
             finally:
                 self._receiving = None
-                self._busy(False)
+                self.progress.layout.visibility, self.progress.value = "hidden", 0
         told = {str(w.message) for w in caught if issubclass(w.category, UserWarning)}
         for text in sorted(told):
             self.status.value += f"<div>Note: {html.escape(text)}</div>"
@@ -248,7 +258,7 @@ class PredictionPanel(widgets.VBox):
             self.progress.layout.visibility = "visible" if whole else "hidden"
             self.progress.value = min(1.0, done / whole) if whole else 0.0
             if doing:
-                self._say(doing)
+                self._say(f"{doing} {done:.0f}{f' of {whole:.0f}' if whole else ''} s")
 
     def _receive(self, name: str, size: int) -> None:
         """Have the page send a file, and take it."""
@@ -278,6 +288,7 @@ class PredictionPanel(widgets.VBox):
     def _take(self, path: Path) -> None:
         """Make `path` what Predict takes, and play it."""
         self._forget()
+        self.button.disabled = False  # also when this ended a prediction
         self.source = path
         self._say(f"opening {path.name} …")
         self._play(path)
@@ -372,8 +383,8 @@ def _interrupts(end: Callable[[str], None]) -> Iterator[None]:
 
 
 def _label(clip: Clip) -> str:
-    parts = [clip.action, clip.person and f"person {clip.person}", clip.path.name]
-    return " · ".join(part for part in parts if part)
+    person = clip.person and f"person {clip.person}"
+    return ", ".join(part for part in (clip.action, person) if part) or clip.path.name
 
 
 def _length(path: Path) -> float | None:
