@@ -11,7 +11,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # name their interpreter by its whole path, would run the old folder's
 MOVED := $(shell [ ! -f $(STAMP) ] || [ "$$(cat $(STAMP))" = "$$(pwd -P)" ] || echo yes)
 
-.PHONY: help venv course test notebooks demo bench soak clean FORCE
+.PHONY: help venv course test notebooks demo book bench soak clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -41,6 +41,14 @@ notebooks: $(STAMP) ## run the notebooks afresh in order and store their outputs
 
 demo: $(STAMP) ## the prediction panel as a page of its own, in your browser
 	$(BIN)/voila docs/panel.ipynb
+
+book: $(STAMP) ## the course as a static book, build/book/index.html, from the stored notebooks
+	@rm -rf build/pages build/book && mkdir -p build/pages/benchmarks build/pages/data/raw_videos
+	@cp README.md build/pages/index.md
+	@cp -R docs notebooks build/pages && cp benchmarks/README.md build/pages/benchmarks
+	@cp data/raw_videos/README.md build/pages/data/raw_videos
+	$(BIN)/sphinx-build -q -W --keep-going -c docs build/pages build/book
+	@echo "open build/book/index.html"
 
 bench: $(STAMP) ## run the benchmarks (benchmarks/README.md says what they time)
 	@for script in $(sort $(wildcard benchmarks/bench_*.py)); do $(BIN)/python "$$script" || exit 1; done

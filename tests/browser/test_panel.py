@@ -32,12 +32,12 @@ def notebook(lab: str, browser: Any) -> Iterator[Any]:
     page.wrong = []
     page.on("pageerror", lambda error: page.wrong.append(str(error)))
     page.goto(f"{lab}/lab/tree/notebooks/05_predict.ipynb")
-    page.get_by_role("menuitem", name="Run", exact=True).click(timeout=2 * MINUTE)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=2 * MINUTE)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
-    # the last cell prints the minutes; the panel may be scrolled out of what Lab draws
-    page.get_by_label("notebook content").press("End")
-    page.get_by_text(re.compile(r"^\d+\.\d minutes$")).last.wait_for(timeout=4 * MINUTE)
-    page.locator(".vidlib-clips").first.scroll_into_view_if_needed()
+    page.locator(".vidlib-timeline svg").wait_for(state="attached", timeout=4 * MINUTE)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=2 * MINUTE)
+    page.locator(".vidlib-clips").scroll_into_view_if_needed()
     yield page
     context.close()
 

@@ -1,0 +1,72 @@
+"""The course as a book: `make book` builds build/book from README, teaching page and notebooks.
+
+The notebooks are shown as they are stored; nothing is run. `make` copies the pages together before.
+"""
+
+from typing import Any
+
+project = "Video action recognition, from pixels to predictions"
+author = "the vidlib authors"
+extensions = ["myst_nb"]
+root_doc = "index"
+exclude_patterns = ["docs/panel.ipynb"]  # the page of `make demo`
+nb_execution_mode = "off"
+myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]
+html_theme = "sphinx_book_theme"
+html_title = "Video action recognition"
+html_theme_options: dict[str, Any] = {
+    "show_toc_level": 2, "use_download_button": True, "use_fullscreen_button": False,
+    "home_page_in_toc": True,
+}  # fmt: skip
+html_static_path, html_css_files = ["_static"], ["book.css"]
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system
+html_show_sphinx = False
+
+CONTENTS = """
+```{toctree}
+:hidden:
+:maxdepth: 1
+:caption: The course
+
+notebooks/01_look_at_the_data
+notebooks/02_pretrain_with_simsiam
+notebooks/03_see_what_it_learned
+notebooks/04_train_the_transformer
+notebooks/05_predict
+```
+
+```{toctree}
+:hidden:
+:maxdepth: 1
+:caption: Solutions
+
+notebooks/solutions/01_solutions
+notebooks/solutions/02_solutions
+notebooks/solutions/03_solutions
+notebooks/solutions/04_solutions
+notebooks/solutions/05_solutions
+```
+
+```{toctree}
+:hidden:
+:maxdepth: 1
+:caption: Beside it
+
+docs/teaching
+benchmarks/README
+data/raw_videos/README
+```
+"""
+
+
+def fitted(app: Any, name: str, text: list[str]) -> None:
+    """The README is the book's first page, under another name."""
+    if name == "index":
+        text[0] += CONTENTS
+    text[0] = text[0].replace("](../README.md)", "](../index.md)")
+    text[0] = text[0].replace("](../../README.md)", "](../../index.md)")
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", fitted)
