@@ -10,6 +10,7 @@ is wrong: what counts there is how often the answer is 'unsure'.
 
 import argparse
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from vidlib import catalog, evaluation, settings
@@ -34,15 +35,15 @@ def main() -> None:
         unsure = sum(a.answer == "unsure" for a in mine)
         told = ", ".join(f"{name} {n}" for name, n in top.most_common())
         print(f"{action:8} {NAMES.get(action, '-'):14} {told}; unsure {unsure} of {len(mine)}")
-    named = [(c, a) for c, a in zip(clips, answers, strict=True) if c.action in NAMES]
-    right = [a.top(1)[0][0] == NAMES[str(c.action)] for c, a in named]
-    outcome = evaluation.outcome([c for c, _ in named], [str(c.action) if r else "" for (c, _), r in
-                                 zip(named, right, strict=True)], [])  # fmt: skip
+    pairs = list(zip(clips, answers, strict=True))
+    known = [(replace(c, action=NAMES[c.action]), a) for c, a in pairs if c.action in NAMES]
+    told = [a.top(1)[0][0] for _, a in known]
+    outcome = evaluation.outcome([c for c, _ in known], told, predictor.actions)
     low, high = outcome.interval
-    sure = [r for (_, a), r in zip(named, right, strict=True) if a.answer != "unsure"]
-    print(f"{sum(right)} of {len(right)} right, {outcome.accuracy:.1%} ({low:.0%} to {high:.0%} by "
-          f"person); {sum(sure)} of the {len(sure)} that are not unsure")  # fmt: skip
-    rest = [a for c, a in zip(clips, answers, strict=True) if c.action not in NAMES]
+    sure = outcome.correct[[a.answer != "unsure" for _, a in known]]
+    print(f"{outcome.correct.sum()} of {len(known)} right, {outcome.accuracy:.1%} ({low:.0%} to "
+          f"{high:.0%} by person); {sure.sum()} of {len(sure)} not unsure")  # fmt: skip
+    rest = [a for c, a in pairs if c.action not in NAMES]
     unsure = sum(a.answer == "unsure" for a in rest)
     print(f"other actions: unsure about {unsure} of {len(rest)} clips")
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
 
 from vidlib import catalog, checkpoints, encoders, evaluation, settings
 from vidlib.predict import Predictor
@@ -37,12 +38,15 @@ def main() -> None:
     after = accuracy(Predictor(*shipped), val)
     config, steps = meta["config"], len(meta["history"])
     minutes = meta["history"][-1]["seconds"] / 60
+    git = ["git", "-C", str(settings.REPO), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
     card = [
         "# Shipped weights",
         "",
         "Made by `make course` (standard profile) and `python benchmarks/ship_weights.py`; MIT"
         " licence. Pre-trained and trained on drawn clips alone.",
         "",
+        f"- commit: {commit}",
         f"- encoder: {config['backbone']}, {config['size']} px, SimSiam for {steps} steps, seed"
         f" {config['seed']}, {minutes:.1f} minutes on {os.cpu_count()} {platform.machine()}"
         f" cores, torch {meta['torch']}",

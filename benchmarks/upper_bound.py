@@ -53,7 +53,8 @@ def joints(clip: Clip, seed: int) -> NDArray[np.float32]:
     p = np.stack([stage["camera"].project(stage["world"].joints[j])[:, :2] for j in JOINTS], 1)
     profile = settings.profile()
     length = round(profile.draw_seconds * profile.fps)
-    p = p[(np.arange(length) * profile.draw_fps / profile.fps).round().astype(int)]
+    # the frame shown at each grid point, as `video` samples a file
+    p = p[np.floor(np.arange(length) * profile.draw_fps / profile.fps + 1e-6).astype(int)]
     p = (p - [p[..., 0].mean(), p[..., 1].mean()]) / np.ptp(p[..., 1])
     return p.reshape(length, -1).astype(np.float32)
 
