@@ -58,8 +58,7 @@ def accuracy(
         encoder, model, actions = train_together(labelled, pre, train, fitting)
         minutes = (time.perf_counter() - trial) / 60
     else:
-        sample = pre.sampling
-        known = extract_features(encoder, labelled, sample, progress=False, views=train.views)
+        known = extract_features(encoder, labelled, pre.sampling, progress=False)
         model, actions, _ = train_classifier(known, labels, train, progress=False)
         minutes += (time.perf_counter() - began) / 60
     features = extract_features(encoder, asked, pre.sampling, progress=False, keep=arm != ARMS[2])
