@@ -54,9 +54,12 @@ def accuracy(
     began, minutes = time.perf_counter(), minutes_of(history)
     if arm == "supervised":
         # the classifier on top takes its time in the other arm, too: seconds for these few clips
-        trial = time.perf_counter()
-        train_together(labelled, pre, train, 20, progress=False)
-        fitting = max(20, round(20 * 60 * minutes / (time.perf_counter() - trial)))
+        trial, ends = time.perf_counter(), []
+        for steps_of_trial in (20, 60):
+            train_together(labelled, pre, train, steps_of_trial, progress=False)
+            ends.append(time.perf_counter() - trial)
+        # what a run needs before its first step counts once
+        fitting = max(20, round(40 * 60 * minutes / (ends[1] - 2 * ends[0])))
         encoder, model, actions = train_together(labelled, pre, train, fitting)
         minutes = (time.perf_counter() - trial) / 60
     else:
