@@ -27,7 +27,7 @@ from vidlib.features import extract_features
 from vidlib.loop import Record
 from vidlib.pretraining import pretrain
 from vidlib.settings import PretrainConfig, TrainConfig
-from vidlib.training import classify, itself, train_classifier
+from vidlib.training import classify, train_classifier
 
 ROWS = Path(__file__).with_name("pretraining_recipes.jsonl")
 MEASURES = 3  # raised by hand when `measure` asks more; rows of before are kept, and not shown
@@ -149,13 +149,12 @@ def order_pair(encoder: FrameEncoder, sample: dict[str, Any], known: list[Clip],
     and spread, each trained on the training people's clips of the pair."""
     learn = [c for c in known if c.action in studio.PAIR]
     clips = pair_clips(asked, -(-100 // len({c.person for c in asked})))
-    x = extract_features(encoder, learn, sample, progress=False, views=train.views)
-    y = extract_features(encoder, clips, sample, progress=False)
+    x, y = (extract_features(encoder, side, sample, progress=False) for side in (learn, clips))
     labels, truth = ([str(c.action) for c in side] for side in (learn, clips))
     model, actions, _ = train_classifier(x, labels, train, progress=False)
     named = {
         "pair transformer": [actions[i] for i in classify(model, y).argmax(1)],
-        "pair order-free": probes.linear_probe(probes.pool(itself(x)), labels, probes.pool(y)),
+        "pair order-free": probes.linear_probe(probes.pool(x), labels, probes.pool(y)),
     }
     return {k: round(probes.accuracy(v, truth), 4) for k, v in named.items()}
 

@@ -49,6 +49,10 @@ def figured(name: str, frames: np.ndarray) -> figures.Figured:
         "motion_energy": lambda: figures.motion_energy(frames, np.arange(len(frames)) / 12),
         "views": lambda: figures.views(views, views[:, :, ::-1]),
         "curves": lambda: figures.curves(HISTORY, ("loss", "collapse", "knn"), "Pre-training"),
+        "growth": lambda: figures.growth(
+            {"pre-trained": [(1, [0.4, 0.6]), (10, [0.8, 0.8])], "untrained": [(1, [0.25])]},
+            "labelled clips an action", "Few labels", 0.125,
+        ),
         "embedding": lambda: figures.embedding(
             rng.random((30, 2)), [f"person {i % 10 + 1}" for i in range(30)], "t-SNE"
         ),
@@ -94,6 +98,10 @@ FACTS = {
     "curves": (
         ["Pre-training", "loss from 0", "0.3 marks collapse", "range 0.31 to 0.9", "knn from 0.62"],
         ["step", "loss", "collapse", "knn", "collapsed below 0.3"],
+    ),
+    "growth": (
+        ["pre-trained 50% +- 14 at 1, 80% at 10", "untrained 25% at 1"],
+        ["labelled clips an action", "pre-trained", "untrained", "chance", "10"],
     ),
     "embedding": (["30 points of 10 labels"], ["t-SNE", "person 1", "person 10"]),
     "embeddings": (

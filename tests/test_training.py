@@ -10,14 +10,7 @@ import torch
 from vidlib import checkpoints, probes, training
 from vidlib.loop import Interrupted
 from vidlib.settings import TrainConfig, UserError
-from vidlib.training import (
-    calibrate,
-    classify,
-    itself,
-    random_windows,
-    train_classifier,
-    windows,
-)
+from vidlib.training import calibrate, classify, random_windows, train_classifier, windows
 
 CONFIG = TrainConfig(width=32, window=12, steps=60, batch=16, lr=3e-3)
 CPU = torch.device("cpu")
@@ -47,24 +40,6 @@ def test_order_is_learned_where_order_free_pooling_cannot() -> None:
     assert probes.accuracy([actions[i] for i in back.argmax(1)], test_y) < 0.05
     pooled = probes.linear_probe(probes.pool(x), y, probes.pool(test_x))
     assert abs(probes.accuracy(pooled, test_y) - 0.5) < 0.2  # 3 standard errors of 60 coin flips
-
-
-def test_of_a_clips_views_one_is_shown_at_a_time() -> None:
-    """The order is in one view of four, the others are noise: what is learned comes from it, and
-    what is answered is the clip itself."""
-    x, y = rising_or_falling()
-    rng = np.random.default_rng(5)
-    noise = rng.normal(size=(len(x), 3, *x[0].shape)).astype(np.float32)
-    several = [np.concatenate([f[None], n]) for f, n in zip(x, noise, strict=True)]
-    assert all((a == b).all() for a, b in zip(itself(several), x, strict=True))
-    assert itself(x) == x
-    config, people = replace(CONFIG, steps=240), [f"p{i % 6}" for i in range(len(x))]
-    model, actions, _ = train_classifier(
-        several, y, config, device=CPU, progress=False, people=people
-    )
-    test_x, test_y = rising_or_falling(seed=1)
-    named = [actions[i] for i in classify(model, test_x).argmax(1)]
-    assert probes.accuracy(named, test_y) > 0.9
 
 
 def test_a_resumed_training_equals_one_never_interrupted(tmp_path: Path) -> None:

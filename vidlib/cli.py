@@ -216,7 +216,7 @@ def run_train(args: argparse.Namespace) -> None:
     encoder, meta = checkpoints.load_encoder(args.encoder)
     train, val = (catalog.labelled(part) for part in _split(_clips(args)))
     dev = settings.device(args.device)
-    x = features.extract_features(encoder, train, meta["sampling"], dev, views=config.views)
+    x = features.extract_features(encoder, train, meta["sampling"], dev)
     labels = [str(c.action) for c in train]
     belongs = {"encoder_id": meta["id"], "sampling": meta["sampling"]}
     model, actions, history = training.train_classifier(

@@ -17,7 +17,7 @@ from .predict import Predictor
 from .pretraining import pretrain
 from .sampling import FrameCache
 from .settings import PretrainConfig, TrainConfig
-from .training import classify, itself, train_classifier
+from .training import classify, train_classifier
 
 
 class Stages:
@@ -84,7 +84,7 @@ def main() -> None:
     print(f"   {results / 'tsne.png'}")
 
     def fit() -> list[Any]:
-        x = extract_features(encoder, known, pre.sampling, device, views=train.views)
+        x = extract_features(encoder, known, pre.sampling, device)
         y = extract_features(encoder, asked, pre.sampling, device)
         labels = [str(c.action) for c in known]
         belongs = {"encoder_id": meta["id"], "sampling": pre.sampling}
@@ -93,7 +93,7 @@ def main() -> None:
             people=[c.person for c in known],
         )  # fmt: skip
         predicted = [actions[i] for i in classify(model, y).argmax(1)]
-        px, py = probes.pool(itself(x)), probes.pool(y)
+        px, py = probes.pool(x), probes.pool(y)
         return [
             evaluation.outcome(asked, p, actions)
             for p in (probes.knn(px, labels, py), probes.linear_probe(px, labels, py), predicted)

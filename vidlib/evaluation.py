@@ -17,7 +17,7 @@ from .catalog import Clip
 from .features import extract_features
 from .pretraining import pretrain
 from .settings import PretrainConfig, TrainConfig, UserError
-from .training import classify, itself, train_classifier
+from .training import classify, train_classifier
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,10 @@ def test(
     """kNN, linear probe and Transformer, each from the training clips' features to the test
     clips'; the encoder is frozen. Keys: knn, linear, transformer."""
     labels = [str(c.action) for c in train]
-    known = extract_features(encoder, train, sample, device, progress, views=config.views)
+    known = extract_features(encoder, train, sample, device, progress)
     asked = extract_features(encoder, val, sample, device, progress)
     model, actions, _ = train_classifier(known, labels, config, device=device, progress=progress)
-    x, y = probes.pool(itself(known)), probes.pool(asked)
+    x, y = probes.pool(known), probes.pool(asked)
     predicted = {
         "knn": probes.knn(x, labels, y),
         "linear": probes.linear_probe(x, labels, y),

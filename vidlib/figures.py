@@ -357,6 +357,41 @@ def curves(
 
 
 @_styled
+def growth(
+    lines: Mapping[str, Sequence[tuple[float, Sequence[float]]]],
+    xlabel: str,
+    title: str,
+    chance: float | None = None,
+) -> Figured:
+    """Accuracy against what there is more and more of, on a logarithmic axis: for each line
+    (x, accuracies of its repetitions); the mean, and their standard deviation as a bar."""
+    fig = Figure((6.4, 3.4), layout="constrained")
+    ax, told, ticks = fig.subplots(), [], set()
+    for i, (name, points) in enumerate(lines.items()):
+        x = [float(at) for at, _ in points]
+        mean = [float(np.mean(values)) for _, values in points]
+        spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for _, v in points]
+        ax.errorbar(x, mean, spread, color=COLOURS[i % 8], marker=MARKERS[i % 9], capsize=3,
+                    linestyle=("-", "--", "-.", ":")[i % 4], label=name)  # fmt: skip
+        ticks.update(x)
+        told.append(f"{name} " + ", ".join(
+            f"{m:.0%}{f' +- {100 * s:.0f}' if s else ''} at {at:g}"
+            for at, m, s in zip(x, mean, spread, strict=True)
+        ))  # fmt: skip
+    if chance is not None:
+        ax.axhline(chance, color=GREY, linestyle=(0, (2, 2)), linewidth=1, label="chance")
+    ax.set_xscale("log")
+    ax.set_xticks(sorted(ticks), [f"{t:g}" for t in sorted(ticks)])
+    ax.minorticks_off()
+    ax.set(xlabel=xlabel, ylim=(0, 1.02))
+    ax.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    ax.grid(axis="y")
+    fig.suptitle(title, x=0.01, ha="left")
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside right center")
+    return fig, f"{title}, accuracy against {xlabel}: {'; '.join(told)}."
+
+
+@_styled
 def embeddings(panels: Sequence[tuple[ArrayLike, Sequence[str], str]], columns: int = 2) -> Figured:
     """Maps side by side, each of points (N, 2), their labels (N,) and a title. Colour and marker
     both tell the label; maps beside each other with the same labels share a legend."""

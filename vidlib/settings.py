@@ -175,8 +175,6 @@ class TrainConfig(_Checked):
     lr: float = option(1e-3, "peak learning rate of AdamW", 0)
     weight_decay: float = option(0.05, "of AdamW", 0)
     smoothing: float = option(0.1, "label smoothing", 0, 1)
-    views: int = option(4, "random views (crop, mirror) of each training clip beside the clip "
-                        "itself", 0, 1000)  # fmt: skip
     shortest: float = option(0.7, "random windows are this share of the window or longer", 0, 1)
     seed: int = option(0, "random seed", 0, 2**32 - 1)
 

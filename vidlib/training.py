@@ -1,6 +1,6 @@
 """Train the Transformer on frame features, and classify with it.
 
-N clips, T_i frames of clip i, V views of each, D features; W windows; K actions.
+N clips, T_i frames of clip i, D features; W windows; K actions.
 """
 
 import math
@@ -19,11 +19,6 @@ from . import checkpoints, loop, sampling, settings
 from .loop import Record
 from .settings import TrainConfig, UserError
 from .temporal import TemporalTransformer
-
-
-def itself(features: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    """Each clip's own features (T_i, D), without its random views: of (T_i, D) or (V, T_i, D)."""
-    return [f if f.ndim == 2 else f[0] for f in features]
 
 
 def windows(
@@ -55,13 +50,11 @@ def train_classifier(
     progress: bool = True,
     people: Sequence[str | None] | None = None,
 ) -> tuple[TemporalTransformer, list[str], list[Record]]:
-    """Train the Transformer on clips' features, (T_i, D) or with random views (V, T_i, D), and
-    their actions.
+    """Train the Transformer on clips' features (T_i, D) and their actions.
 
-    An epoch takes one random window of each clip, of one view at random. Returns the last step's
-    model (CPU, eval mode), the actions in the order of its logits, and a record a step: step,
-    loss, accuracy (on the step's own windows), seconds. With `out` the weights are written there,
-    with `meta`
+    An epoch takes one random window of each clip. Returns the last step's model (CPU, eval mode),
+    the actions in the order of its logits, and a record a step: step, loss, accuracy (on the
+    step's own windows), seconds. With `out` the weights are written there, with `meta`
     (`encoder_id` and `sampling` are needed to use them); a file made from the same settings and
     clips is loaded instead. With `people`, who is in each clip, the probabilities are calibrated
     (see `calibrate`). Raises UserError for fewer than two actions or a non-finite loss,
@@ -79,10 +72,10 @@ def train_classifier(
     device = device or settings.device()
     settings.seed_everything(config.seed)
     model = TemporalTransformer(
-        features[0].shape[-1], len(actions), config.width, config.depth, config.heads,
+        features[0].shape[1], len(actions), config.width, config.depth, config.heads,
         config.window, config.positions, config.pool, config.center, config.dropout,
     )  # fmt: skip
-    x, valid, _, _ = windows(itself(features), config.window, config.window)
+    x, valid, _, _ = windows(features, config.window, config.window)
     model.fit_scale(x, valid)
     model = model.to(device)
     target = torch.tensor([actions.index(label) for label in labels], device=device)
@@ -101,8 +94,7 @@ def train_classifier(
         decay = 0.5 * (1 + math.cos(math.pi * max(0, i - warm) / max(1, config.steps - warm)))
         for group in optimiser.param_groups:
             group["lr"] = config.lr * min(1.0, (i + 1) / warm) * decay
-        seen = [f if f.ndim == 2 else f[rng.integers(len(f))] for f in (features[r] for r in rows)]
-        x, valid = random_windows(seen, config, rng)
+        x, valid = random_windows([features[r] for r in rows], config, rng)
         model.train()
         with settings.autocast(device):
             logits = model(x.to(device), valid.to(device)).float()
@@ -164,8 +156,7 @@ def calibrate(
             progress=progress,
         )[0]  # fmt: skip
         asked = np.flatnonzero(fold == k)
-        answered = itself([features[i] for i in asked])
-        x, valid, owner, _ = windows(answered, config.window, config.window)
+        x, valid, owner, _ = windows([features[i] for i in asked], config.window, config.window)
         with torch.inference_mode():
             logits.append(model(x, valid))
         true += [actions.index(target[asked[i]]) for i in owner]
