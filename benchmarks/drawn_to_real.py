@@ -37,8 +37,8 @@ def main() -> None:
         print(f"{action:8} {NAMES.get(action, '-'):14} {told}; unsure {unsure} of {len(mine)}")
     pairs = list(zip(clips, answers, strict=True))
     known = [(replace(c, action=NAMES[c.action]), a) for c, a in pairs if c.action in NAMES]
-    told = [a.top(1)[0][0] for _, a in known]
-    outcome = evaluation.outcome([c for c, _ in known], told, predictor.actions)
+    named = [a.top(1)[0][0] for _, a in known]
+    outcome = evaluation.outcome([c for c, _ in known], named, predictor.actions)
     low, high = outcome.interval
     sure = outcome.correct[[a.answer != "unsure" for _, a in known]]
     print(f"{outcome.correct.sum()} of {len(known)} right, {outcome.accuracy:.1%} ({low:.0%} to "

@@ -24,11 +24,13 @@ from vidlib import catalog, checkpoints, motion
 from vidlib.catalog import Clip
 from vidlib.endtoend import train_together
 from vidlib.features import extract_features
+from vidlib.loop import Record
 from vidlib.settings import TrainConfig
 from vidlib.training import classify, train_classifier
 
 ROWS = Path(__file__).with_name("few_labels.jsonl")
 ARMS = ("pre-trained", "untrained", "supervised")
+TRIAL = 40  # steps that tell how long one takes
 FEW = 10  # labelled clips an action, up to which the Transformer is trained for fewer steps
 FOLDS = ("daria", "ido", "lyova")  # every third of Weizmann's people, by name
 
@@ -54,14 +56,12 @@ def accuracy(
     began, minutes = time.perf_counter(), minutes_of(history)
     if arm == "supervised":
         # the classifier on top takes its time in the other arm, too: seconds for these few clips
-        trial, ends = time.perf_counter(), []
-        for steps_of_trial in (20, 60):
-            train_together(labelled, pre, train, steps_of_trial, progress=False)
-            ends.append(time.perf_counter() - trial)
-        # what a run needs before its first step counts once
-        fitting = max(20, round(40 * 60 * minutes / (ends[1] - 2 * ends[0])))
-        encoder, model, actions = train_together(labelled, pre, train, fitting)
-        minutes = (time.perf_counter() - trial) / 60
+        trial: list[Record] = []
+        train_together(labelled, pre, train, TRIAL, on_step=trial.append, progress=False)
+        fitting = max(TRIAL, round(TRIAL * minutes / minutes_of(trial)))
+        run: list[Record] = []
+        encoder, model, actions = train_together(labelled, pre, train, fitting, on_step=run.append)
+        minutes = minutes_of(run)
     else:
         known = extract_features(encoder, labelled, pre.sampling, progress=False)
         model, actions, _ = train_classifier(known, labels, train, progress=False)

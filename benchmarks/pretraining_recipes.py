@@ -103,7 +103,7 @@ def encoder_of(
 
 
 def minutes_of(history: list[Record]) -> float:
-    """Minutes of pre-training at the run's median step: a run that was stopped, or for a while had
+    """Minutes of a training at its median step: a run that was stopped, or for a while had
     the machine not for itself, counts as one that had."""
     steps = np.diff([0.0, *(r["seconds"] for r in history)])
     return float(np.median(steps)) * len(steps) / 60 if history else 0.0

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pretraining_recipes import configs, sides
 
-from vidlib import evaluation, settings, studio
+from vidlib import evaluation, settings, studio, video
 from vidlib.catalog import Clip
 from vidlib.training import classify, train_classifier
 
@@ -53,8 +53,7 @@ def joints(clip: Clip, seed: int) -> NDArray[np.float32]:
     p = np.stack([stage["camera"].project(stage["world"].joints[j])[:, :2] for j in JOINTS], 1)
     profile = settings.profile()
     length = round(profile.draw_seconds * profile.fps)
-    # the frame shown at each grid point, as `video` samples a file
-    p = p[np.floor(np.arange(length) * profile.draw_fps / profile.fps + 1e-6).astype(int)]
+    p = p[video.shown(length, profile.draw_fps, profile.fps)]
     p = (p - [p[..., 0].mean(), p[..., 1].mean()]) / np.ptp(p[..., 1])
     return p.reshape(length, -1).astype(np.float32)
 

@@ -51,7 +51,9 @@ def test_prediction_of_a_file_is_complete(predictor: Predictor, small_video: Pat
     assert told["action"] == answer.top(1)[0][0] and len(told["timeline"]) == 1
 
 
-@pytest.mark.parametrize(("p", "answer"), [(0.5, "unsure"), (0.51, "waving"), (0.98, "waving")])
+@pytest.mark.parametrize(
+    ("p", "answer"), [(0.49, "unsure"), (0.5, "unsure"), (0.51, "waving"), (0.98, "waving")]
+)
 def test_an_answer_likelier_wrong_than_right_is_unsure(
     predictor: Predictor, small_video: Path, p: float, answer: str
 ) -> None:

@@ -5,7 +5,7 @@ B clips in a step, F frames of each, T frames in a window, D features, K actions
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ def train_together(
     batch: int = 16,
     frames: int = 8,
     device: torch.device | None = None,
+    on_step: Callable[[loop.Record], None] | None = None,
     progress: bool = True,
 ) -> tuple[encoders.FrameEncoder, TemporalTransformer, list[str]]:
     """Minimise the cross-entropy of encoder and Transformer at once; nothing is frozen.
@@ -35,7 +36,8 @@ def train_together(
     Input and augmentation are `pre`'s, the Transformer is `train`'s, with AdamW. A step sees a
     window of each of `batch` clips, of which `frames` frames spread over it are encoded; the
     Transformer takes the others for padding. Without `encoder` it starts from the one that
-    pre-training starts from; `encoder_lr` is the encoder's learning rate (None: `train.lr`).
+    pre-training starts from; `encoder_lr` is the encoder's learning rate (None: `train.lr`);
+    `on_step` is told each step's record.
     Returns encoder, Transformer (CPU, eval mode) and the actions in the order of its logits.
     """
     device = device or settings.device()
@@ -93,5 +95,7 @@ def train_together(
         accuracy = (logits.argmax(1) == target[rows]).float().mean().item()
         return {"loss": loss.item(), "accuracy": accuracy}
 
-    loop.run("training end to end", steps, step, {"model": model}, "", progress=progress)
+    loop.run(
+        "training end to end", steps, step, {"model": model}, "", on_step=on_step, progress=progress
+    )
     return encoder.cpu().eval(), model.cpu().eval(), actions

@@ -35,6 +35,7 @@ Records = Sequence[Mapping[str, float]]
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, YELLOW, BLACK = "#56B4E9", "#CC79A7", "#F0E442", "#000000"
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW, BLACK)
+LINES = ("-", "--", "-.", ":")
 MARKERS = "os^DvPX*p"  # 9 of them against 8 colours: 72 different pairs
 GREY, LIGHT = "#5F5F5F", "#D9D9D9"
 DPI, SHOWN = 140, 100  # drawn finer than shown, so that text is sharp on dense screens
@@ -339,7 +340,7 @@ def curves(
             look = {"color": COLOURS[i % 8], "marker": "o" if len(x) < 25 else None}
             if width > 1:
                 ax.plot(x, y, color=look["color"], alpha=0.25, linewidth=0.8)
-            ax.plot(x, mean, ("-", "--", "-.", ":")[i % 4], label=name, **look)
+            ax.plot(x, mean, LINES[i % 4], label=name, **look)
             span = f"from {y[0]:.3g} to {mean[-1]:.3g} (range {y.min():.3g} to {y.max():.3g})"
             told.append(f"{key}{f' ({name})' if name else ''} {span}")
         ax.set(xlabel="step", title=key)
@@ -372,7 +373,7 @@ def growth(
         mean = [float(np.mean(values)) for _, values in points]
         spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for _, v in points]
         ax.errorbar(x, mean, spread, color=COLOURS[i % 8], marker=MARKERS[i % 9], capsize=3,
-                    linestyle=("-", "--", "-.", ":")[i % 4], label=name)  # fmt: skip
+                    linestyle=LINES[i % 4], label=name)  # fmt: skip
         ticks.update(x)
         told.append(f"{name} " + ", ".join(
             f"{m:.0%}{f' +- {100 * s:.0f}' if s else ''} at {at:g}"

@@ -137,6 +137,11 @@ def follow(moving: NDArray[np.int16], size: int) -> NDArray[np.int16]:
     return out
 
 
+def _strength(moving: NDArray[np.int16]) -> float:
+    """Grey levels of a clip's strong differences, hardly one of which is noise alone."""
+    return float(np.percentile(np.abs(moving), 99.5))
+
+
 def person(frames: Frames, size: int) -> Frames:
     """What the encoder sees with background "follow": (T, S, S, 3) -> (T, size, size, 3) uint8.
 
@@ -150,13 +155,8 @@ def person(frames: Frames, size: int) -> Frames:
         picture[slice(len(picture) - math.ceil(y), None) if y > 0 else slice(math.ceil(-y))] = 0
     moving = follow(moving, size)
     # a clip in which nothing moves must not become a picture of its noise
-    strong = max(20.0, float(np.percentile(np.abs(moving), 99.5)))
+    strong = max(20.0, _strength(moving))
     return np.clip(np.rint(moving * (CONTRAST / strong)) + ZERO, 0, 255).astype(np.uint8)
-
-
-def moves(pictures: Frames) -> bool:
-    """Whether anything moves in `person`'s pictures (T, S, S, 3), or it is noise alone."""
-    return bool(np.percentile(np.abs(pictures.astype(np.int16) - ZERO), 99.5) >= QUIET)
 
 
 def source_size(size: int, background: str) -> int:
@@ -168,3 +168,9 @@ def source_size(size: int, background: str) -> int:
 def prepare(frames: Frames, size: int, background: str) -> Frames:
     """Frames decoded at `source_size` -> what the encoder is given, (T, size, size, 3) uint8."""
     return person(frames, size) if background == "follow" else frames
+
+
+def moves(pictures: Frames, background: str) -> bool:
+    """Whether anything moves in pictures that `prepare` made, or it is noise alone; of pictures
+    from which nothing was subtracted this is not known, and they count as moving."""
+    return background != "follow" or _strength(pictures.astype(np.int16) - ZERO) >= QUIET

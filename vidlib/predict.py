@@ -122,9 +122,10 @@ class Predictor:
             with torch.inference_mode():
                 pooled, attention = self.model.tokens(x, valid)
                 p = self.model.logits(pooled).softmax(1).double().numpy()
-            if self.sampling["background"] == "follow":
-                # where nothing moves nothing is known, whatever the Transformer makes of noise
-                p[[not motion.moves(pictures[s : s + length]) for s in starts]] = 1 / p.shape[1]
+            # where nothing moves nothing is known, whatever the Transformer makes of noise
+            background = self.sampling["background"]
+            still = [not motion.moves(pictures[s : s + length], background) for s in starts]
+            p[still] = 1 / p.shape[1]
             window_p.append(p)
             share = np.zeros(len(pictures))
             for start, w, v in zip(starts, attention.double().numpy(), valid.numpy(), strict=True):
@@ -173,9 +174,7 @@ class Predictor:
                     f"frames must be uint8 (T, H, W, 3) with fps, got {source.dtype} {source.shape}"
                 )
             count = max(1, round(len(source) / fps * grid))
-            # the frame shown at each grid point, as in a file: never one that comes later
-            shown = np.floor(np.arange(count) * fps / grid + video.TICK * fps).astype(int)
-            at = np.minimum(shown, len(source) - 1)
+            at = np.minimum(video.shown(count, fps, grid), len(source) - 1)
             yield (
                 np.stack([video.letterbox(source[i], size) for i in at]),
                 np.arange(count) / grid,

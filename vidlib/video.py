@@ -183,6 +183,12 @@ def _on_grid(
         k += 1
 
 
+def shown(count: int, fps: float, grid: float) -> np.ndarray:
+    """Which frame of a film at `fps` frames per second is shown at the times k / grid, never one
+    that comes later: indices (count,). For frames in memory what `_on_grid` is for a file's."""
+    return np.floor(np.arange(count) * fps / grid + TICK * fps).astype(int)
+
+
 def _stream(
     path: Path, start: float, fps: float | None, size: int | None
 ) -> Iterator[tuple[float, np.ndarray]]:
