@@ -25,7 +25,6 @@ from vidlib import catalog, checkpoints, motion
 from vidlib.catalog import Clip
 from vidlib.endtoend import train_together
 from vidlib.features import extract_features
-from vidlib.loop import Record
 from vidlib.settings import TrainConfig
 from vidlib.training import classify, train_classifier
 
@@ -60,17 +59,16 @@ def accuracy(
     encoder, history = encoder_of(recipe, seed, steps, studio)
     began, minutes = time.perf_counter(), minutes_of(history)
     if arm in END_TO_END:
-        run: list[Record] = []
-        told: dict[str, Any] = {"on_step": run.append, "progress": False}
+
+        def fit(steps: int, **start: Any) -> tuple[Any, ...]:
+            return train_together(labelled, pre, train, steps, progress=False, **start)
+
         if arm == "fine-tuned":
-            start = {"encoder": encoder, "encoder_lr": RATE}
-            encoder, model, actions = train_together(labelled, pre, train, TUNE, **start, **told)
+            encoder, model, actions, run = fit(TUNE, encoder=encoder, encoder_lr=RATE)
             minutes += minutes_of(run)
         else:
-            train_together(labelled, pre, train, TRIAL, **told)
-            fitting = TUNE + round(TRIAL * minutes / minutes_of(run))
-            run.clear()
-            encoder, model, actions = train_together(labelled, pre, train, fitting, **told)
+            trial = minutes_of(fit(TRIAL)[3])
+            encoder, model, actions, run = fit(TUNE + round(TRIAL * minutes / trial))
             minutes = minutes_of(run)
     else:
         known = extract_features(encoder, labelled, pre.sampling, progress=False)
