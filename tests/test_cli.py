@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from vidlib import settings, video
 from vidlib.catalog import Clip
 from vidlib.cli import main
+from vidlib.encoders import identity
+from vidlib.predict import Predictor
 from vidlib.settings import PretrainConfig, TrainConfig, UserError
 
 TINY = ["--steps=3", "--batch-clips=4", "--size=32"]
@@ -54,6 +56,15 @@ def test_own_clips_from_pretraining_to_prediction(
     assert kept["pooled"].shape == (6, 512) and (own / "results" / "features.png").is_file()
     assert main(["evaluate", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["accuracy"] <= 1
+
+    encoder = settings.encoder_path().read_bytes()
+    frozen = Predictor()
+    assert main(["train", "--finetune=2"]) == 0
+    assert " clips, 2 steps, " in capsys.readouterr().out
+    assert settings.encoder_path().read_bytes() == encoder  # the tuned one is the classifier's
+    tuned = Predictor()
+    assert identity(tuned.encoder) != identity(frozen.encoder) == frozen.meta["encoder_id"]
+    assert tuned.meta["encoder_id"] == frozen.meta["encoder_id"]
 
     one = own / "raw_videos" / "train" / "waving" / "a.webm"
     assert main(["predict", str(one)]) == 0
@@ -121,6 +132,7 @@ def test_leave_one_person_out_runs_whole(
         (["pretrain", "--steps", "0"], "--steps is 0: choose 1 or more"),
         (["pretrain", "--background", "wall"], "choose one of follow, median, none"),
         (["train", "--dropout", "nan"], "--dropout is nan: choose 0 to 0.95"),
+        (["train", "--finetune-lr", "nan"], "nan is not a number above 0"),
         (["train", "--heads", "3"], "--width is 64: choose an even multiple of --heads, 3"),
         (
             ["evaluate", "--protocol", "leave-one-person-out", "--train-depth", "0"],

@@ -103,15 +103,23 @@ def load_encoder(path: Path) -> tuple[encoders.FrameEncoder, Meta]:
     return encoder.eval(), {**content, "id": encoders.identity(encoder)}
 
 
-def save_classifier(path: Path, model: TemporalTransformer, meta: Meta) -> None:
-    """`meta` has at least `classes`, `sampling`, `encoder_id`, `key`, `config`, `history`."""
+def save_classifier(
+    path: Path, model: TemporalTransformer, meta: Meta, tuned: encoders.FrameEncoder | None = None
+) -> None:
+    """`meta` has at least `classes`, `sampling`, `encoder_id`, `key`, `config`, `history`. `tuned`:
+    the encoder `encoder_id` as fine-tuning left it; it belongs to this classifier alone."""
     state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
-    save(path, {"kind": "action classifier", "spec": model.spec, "state": state, **meta})
+    content = {"kind": "action classifier", "spec": model.spec, "state": state, **meta}
+    if tuned is not None:
+        state = {k: v.detach().cpu() for k, v in tuned.state_dict().items()}
+        content["tuned"] = {"spec": tuned.spec(), "state": state}
+    save(path, content)
 
 
 def load_classifier(path: Path, encoder_id: str) -> tuple[TemporalTransformer, Meta]:
-    """-> the model (eval mode, CPU) and its meta. UserError when it was trained on the features of
-    another encoder: its answers would be noise."""
+    """-> the model (eval mode, CPU) and its meta, in which `tuned` is the fine-tuned encoder to use
+    (eval mode, CPU), if it has one. UserError when it was trained on the features of another
+    encoder: its answers would be noise."""
     content = load(path, "action classifier", "make it with: vidlib train")
     if content["encoder_id"] != encoder_id:
         raise UserError(
@@ -120,6 +128,10 @@ def load_classifier(path: Path, encoder_id: str) -> tuple[TemporalTransformer, M
         )
     model = TemporalTransformer(**content.pop("spec"))
     _fill(model, content.pop("state"), path)
+    if "tuned" in content:
+        tuned = encoders.FrameEncoder(**content["tuned"]["spec"])
+        _fill(tuned, content["tuned"]["state"], path)
+        content["tuned"] = tuned.eval()
     return model.eval(), content
 
 

@@ -4,18 +4,24 @@ and, from a pre-trained encoder at a small rate, fine-tuning.
 B clips in a step, F frames of each, T frames in a window, D features, K actions.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import encoders, loop, settings
+from . import catalog, checkpoints, encoders, loop, motion, settings
 from .catalog import Clip
+from .features import extract_features
 from .pretraining import Frames, random_view, spread_draw
-from .settings import PretrainConfig, TrainConfig
+from .settings import PretrainConfig, TrainConfig, UserError
 from .temporal import TemporalTransformer
+from .training import people_folds, temperature, windows
 
 
 def train_together(
@@ -25,26 +31,45 @@ def train_together(
     steps: int,
     encoder: encoders.FrameEncoder | None = None,
     encoder_lr: float | None = None,
-    batch: int = 16,
-    frames: int = 8,
+    out: Path | None = None,
+    meta: dict[str, Any] | None = None,
     device: torch.device | None = None,
     on_step: Callable[[loop.Record], None] | None = None,
+    stop_at: int | None = None,
     progress: bool = True,
-) -> tuple[encoders.FrameEncoder, TemporalTransformer, list[str]]:
+    people: Sequence[str | None] | None = None,
+    batch: int = 16,
+    frames: int = 8,
+) -> tuple[encoders.FrameEncoder, TemporalTransformer, list[str], list[loop.Record]]:
     """Minimise the cross-entropy of encoder and Transformer at once; nothing is frozen.
 
     Input and augmentation are `pre`'s, the Transformer is `train`'s, with AdamW. A step sees a
     window of each of `batch` clips, of which `frames` frames spread over it are encoded; the
     Transformer takes the others for padding. Without `encoder` it starts from the one that
-    pre-training starts from; `encoder_lr` is the encoder's learning rate (None: `train.lr`);
-    `on_step` is told each step's record.
-    Returns encoder, Transformer (CPU, eval mode) and the actions in the order of its logits.
+    pre-training starts from; the given one is left as it is. `encoder_lr` is the encoder's
+    learning rate (None: `train.lr`). `out`, `meta`, `on_step` and `stop_at` are as
+    `train_classifier`'s; the file holds the tuned encoder, too. With `people`, who is in each
+    clip, it is all done once more without a third of them, to calibrate the probabilities.
+    Returns encoder, Transformer (CPU, eval mode), the actions in the order of its logits, and a
+    record a step: step, loss, accuracy (on the step's own windows), seconds.
+    Raises UserError for fewer than two actions or a non-finite loss, Interrupted when stopped.
     """
-    device = device or settings.device()
-    settings.seed_everything(train.seed)
-    encoder = encoder or encoders.build(pre.backbone, pre.stem, pre.init)
     labels = [str(c.action) for c in clips]
     actions = sorted(set(labels))
+    if len(actions) < 2:
+        raise UserError(f"training needs two actions or more, found {actions}: add labelled clips")
+    run_key = checkpoints.key(
+        "together", asdict(pre), asdict(train), steps, encoder_lr, batch, frames,
+        encoder and encoders.identity(encoder), list(people or ()), catalog.fingerprint(clips),
+        motion.FORMAT,
+    )  # fmt: skip
+    if out and checkpoints.stored_key(out) == run_key:
+        model, stored = checkpoints.load_classifier(out, (meta or {}).get("encoder_id", ""))
+        return stored["tuned"], model, stored["classes"], stored["history"]
+    device = device or settings.device()
+    settings.seed_everything(train.seed)
+    start = encoder
+    encoder = copy.deepcopy(encoder) or encoders.build(pre.backbone, pre.stem, pre.init)
     target = torch.tensor([actions.index(label) for label in labels], device=device)
     model = TemporalTransformer(
         encoder.dim, len(actions), train.width, train.depth, train.heads, train.window,
@@ -89,13 +114,38 @@ def train_together(
                 model.fit_scale(window.detach().float(), valid)
             logits = model(window, valid).float()
         loss = F.cross_entropy(logits, target[rows], label_smoothing=train.smoothing)
+        if not torch.isfinite(loss):
+            raise UserError(f"the loss is not finite at step {i + 1}: try a smaller rate")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         accuracy = (logits.argmax(1) == target[rows]).float().mean().item()
         return {"loss": loss.item(), "accuracy": accuracy}
 
-    loop.run(
-        "training end to end", steps, step, {"model": model}, "", on_step=on_step, progress=progress
-    )
-    return encoder.cpu().eval(), model.cpu().eval(), actions
+    history = loop.run(
+        "training end to end", steps, step,
+        {"encoder": encoder, "model": model, "optimiser": optimiser}, run_key, out, on_step,
+        stop_at=stop_at, progress=progress,
+    )  # fmt: skip
+    encoder, model = encoder.cpu().eval(), model.cpu().eval()
+    if people is not None:
+        fold = people_folds(people)
+        known, asked = ([c for c, f in zip(clips, fold, strict=True) if (f == 0) == out_of]
+                        for out_of in (False, True))  # fmt: skip
+        if {c.action for c in known} == {c.action for c in clips}:
+            try:
+                held = train_together(known, pre, train, steps, start, encoder_lr, device=device,
+                                      progress=progress, batch=batch, frames=frames)  # fmt: skip
+            except loop.Interrupted as error:
+                raise loop.Interrupted(f"calibration stopped: {loop.kept(out)}") from error
+            x = extract_features(held[0], asked, pre.sampling, device, progress=False, keep=False)
+            window, valid, owner, _ = windows(x, train.window, train.window)
+            with torch.inference_mode():
+                logits = held[1](window, valid)
+            true = torch.tensor([actions.index(str(asked[i].action)) for i in owner])
+            model.temperature.fill_(temperature(logits, true))
+    if out:
+        content = {"key": run_key, "classes": actions, "config": asdict(train), "history": history}
+        checkpoints.save_classifier(out, model, content | (meta or {}), encoder)
+        loop.finish(out)
+    return encoder, model, actions, history

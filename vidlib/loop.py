@@ -103,6 +103,11 @@ def run(
     return history
 
 
+def kept(out: Path | None) -> str:
+    """What is left of a run that was stopped after its last step, in words."""
+    return "the training is kept, run the same again to go on" if out else "nothing saved"
+
+
 def finish(out: Path) -> None:
     """Remove what an unfinished run left, once the weights are written."""
     out.with_name(out.name + ".part").unlink(missing_ok=True)

@@ -97,7 +97,8 @@ class Predictor:
         self.device = device or settings.device()
         encoder, self.encoder_meta = checkpoints.load_encoder(encoder_path)
         model, self.meta = checkpoints.load_classifier(classifier_path, self.encoder_meta["id"])
-        self.encoder, self.model = encoder.to(self.device), model
+        self.encoder = self.meta.pop("tuned", encoder).to(self.device)
+        self.model = model
         self.actions: list[str] = self.meta["classes"]
         self.sampling: dict[str, Any] = self.meta["sampling"]
 

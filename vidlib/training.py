@@ -114,11 +114,10 @@ def train_classifier(
     model = model.cpu().eval()
     if people is not None:
         try:
-            temperature = calibrate(features, labels, people, config, device, progress)
+            found = calibrate(features, labels, people, config, device, progress)
         except loop.Interrupted as error:
-            kept = "the training is kept, run the same again to go on" if out else "nothing saved"
-            raise loop.Interrupted(f"calibration stopped: {kept}") from error
-        model.temperature.fill_(temperature)
+            raise loop.Interrupted(f"calibration stopped: {loop.kept(out)}") from error
+        model.temperature.fill_(found)
     if out:
         content = {"key": run_key, "classes": actions, "config": asdict(config), "history": history}
         checkpoints.save_classifier(out, model, content | (meta or {}))
@@ -142,9 +141,7 @@ def calibrate(
     them, and those are then answered for. A clip of unknown person counts as a person of its own.
     1.0 where a fold would lack an action, or there are fewer than two people.
     """
-    who = [name or f"clip {i}" for i, name in enumerate(people)]
-    names = sorted(set(who))
-    fold = np.array([names.index(name) % min(folds, len(names)) for name in who])
+    fold = people_folds(people, folds)
     actions, target = sorted(set(labels)), np.array(labels)
     if any(set(target[fold != k]) != set(actions) for k in np.unique(fold)):
         return 1.0
@@ -160,11 +157,21 @@ def calibrate(
         with torch.inference_mode():
             logits.append(model(x, valid))
         true += [actions.index(target[asked[i]]) for i in owner]
-    told, right = torch.cat(logits).double(), torch.tensor(true)
+    return temperature(torch.cat(logits), torch.tensor(true))
 
+
+def people_folds(people: Sequence[str | None], folds: int = 3) -> NDArray[np.int64]:
+    """Each clip's fold, (N,): a person's clips are in one. An unknown person is one of its own."""
+    who = [name or f"clip {i}" for i, name in enumerate(people)]
+    names = sorted(set(who))
+    return np.array([names.index(name) % min(folds, len(names)) for name in who])
+
+
+def temperature(logits: Tensor, true: Tensor) -> float:
+    """The number to divide logits (N, K) by, at which the true actions (N,) surprise least."""
     # between a tenth and ten times the logits: beyond, all or nothing would be certain
     grid = torch.logspace(-1, 1, 201, dtype=torch.float64)
-    surprise = [F.cross_entropy(told / t, right).item() for t in grid]
+    surprise = [F.cross_entropy(logits.double() / t, true).item() for t in grid]
     return float(grid[int(np.argmin(surprise))])
 
 
