@@ -7,6 +7,7 @@ from typing import Any
 
 project = "Video action recognition, from pixels to predictions"
 author = "the vidlib authors"
+repository = ""  # docs/publish.py writes it
 extensions = ["myst_nb"]
 root_doc = "index"
 exclude_patterns = ["docs/panel.ipynb"]  # the page of `make demo`
@@ -19,6 +20,13 @@ html_theme_options: dict[str, Any] = {
     "show_toc_level": 2, "use_download_button": True, "use_fullscreen_button": False,
     "home_page_in_toc": True,
 }  # fmt: skip
+if repository:
+    html_theme_options |= {
+        "repository_url": repository, "repository_branch": "main", "use_repository_button": True,
+        "launch_buttons": {
+            "colab_url": "https://colab.research.google.com", "binderhub_url": "https://mybinder.org",
+        },
+    }  # fmt: skip
 html_static_path, html_css_files = ["_static"], ["book.css"]
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system
 html_show_sphinx = False

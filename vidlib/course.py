@@ -5,6 +5,8 @@ or data redoes just what depends on it.
 """
 
 import json
+import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +20,26 @@ from .pretraining import pretrain
 from .sampling import FrameCache
 from .settings import PretrainConfig, TrainConfig
 from .training import classify, train_classifier
+
+# each notebook's minutes in the standard profile once `make course` has run, as the README's path
+MINUTES = {"01": 0.1, "02": 1.7, "03": 0.4, "04": 3.2, "05": 0.5}
+
+
+def here(notebook: str) -> None:
+    """Print where this runs, the profile, the device, and about how many minutes notebook `"01"`
+    to `"05"` takes."""
+    place = "your machine"
+    if "google.colab" in sys.modules:
+        place = "Colab"
+    elif "BINDER_LAUNCH_HOST" in os.environ:
+        place = "Binder"
+    profile, device = settings.profile().name, settings.device()
+    minutes = f"about {max(1, math.ceil(MINUTES[notebook]))} min on two cores after `make course`"
+    if profile == "quick":
+        minutes = "under a minute; the figures of this profile mean little"
+    elif profile == "full":
+        minutes = "hours without a GPU"
+    print(f"{place}, profile {profile}, device {device}: {minutes}")
 
 
 class Stages:
