@@ -25,7 +25,7 @@ from vidlib import catalog, checkpoints, motion
 from vidlib.catalog import Clip
 from vidlib.endtoend import train_together
 from vidlib.features import extract_features
-from vidlib.settings import TrainConfig
+from vidlib.settings import PretrainConfig, TrainConfig
 from vidlib.training import classify, train_classifier
 
 ROWS = Path(__file__).with_name("few_labels.jsonl")
@@ -49,6 +49,11 @@ def draw(clips: list[Clip], count: int, seed: int) -> list[Clip]:
     return out
 
 
+def tuning(pre: PretrainConfig) -> int:
+    """Fine-tuning's steps after such a pre-training."""
+    return round(TUNE * pre.steps)
+
+
 def accuracy(
     arm: str, labelled: list[Clip], asked: list[Clip], seed: int, steps: int | None,
     studio: list[Clip], train: TrainConfig,
@@ -59,18 +64,17 @@ def accuracy(
     recipe = "untrained" if arm == "untrained" else "course"
     encoder, history = encoder_of(recipe, seed, steps, studio)
     began, minutes = time.perf_counter(), minutes_of(history)
-    tune = round(TUNE * pre.steps)
     if arm in END_TO_END:
 
         def fit(steps: int, **start: Any) -> tuple[Any, ...]:
             return train_together(labelled, pre, train, steps, progress=False, **start)
 
         if arm == "fine-tuned":
-            encoder, model, actions, run = fit(tune, encoder=encoder, encoder_lr=RATE)
+            encoder, model, actions, run = fit(tuning(pre), encoder=encoder, encoder_lr=RATE)
             minutes += minutes_of(run)
         else:
             trial = minutes_of(fit(TRIAL)[3])
-            encoder, model, actions, run = fit(tune + round(TRIAL * minutes / trial))
+            encoder, model, actions, run = fit(tuning(pre) + round(TRIAL * minutes / trial))
             minutes = minutes_of(run)
     else:
         known = extract_features(encoder, labelled, pre.sampling, progress=False)
@@ -126,7 +130,7 @@ def main() -> None:
             for arm in args.arms:
                 key = checkpoints.key(
                     arm, count, replace(pre, seed=seed), train, motion.FORMAT,
-                    *([round(TUNE * pre.steps), RATE] if arm in END_TO_END else []),
+                    *([tuning(pre), RATE] if arm in END_TO_END else []),
                     catalog.fingerprint(studio),
                     *[catalog.fingerprint(side) for fold in folds for side in fold],
                 )  # fmt: skip
