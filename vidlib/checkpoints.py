@@ -91,28 +91,22 @@ def stored_key(path: Path) -> str | None:
 
 def save_encoder(path: Path, encoder: encoders.FrameEncoder, meta: Meta) -> None:
     """`meta` has at least `sampling` (size, fps, background), `key`, `config`, `history`."""
-    state = {k: v.detach().cpu() for k, v in encoder.state_dict().items()}
-    save(path, {"kind": "frame encoder", "spec": encoder.spec(), "state": state, **meta})
+    save(path, {"kind": "frame encoder", "spec": encoder.spec(), "state": _state(encoder), **meta})
 
 
 def load_encoder(path: Path) -> tuple[encoders.FrameEncoder, Meta]:
     """-> the encoder (eval mode, CPU, float32) and its meta, `id` (its identity) among it."""
     content = load(path, "frame encoder", "make it with: vidlib pretrain")
-    encoder = encoders.FrameEncoder(**content.pop("spec"))
-    _fill(encoder, content.pop("state"), path)
-    return encoder.eval(), {**content, "id": encoders.identity(encoder)}
+    encoder = _encoder(content.pop("spec"), content.pop("state"), path)
+    return encoder, {**content, "id": encoders.identity(encoder)}
 
 
-def save_classifier(
-    path: Path, model: TemporalTransformer, meta: Meta, tuned: encoders.FrameEncoder | None = None
-) -> None:
-    """`meta` has at least `classes`, `sampling`, `encoder_id`, `key`, `config`, `history`. `tuned`:
-    the encoder `encoder_id` as fine-tuning left it; it belongs to this classifier alone."""
-    state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
-    content = {"kind": "action classifier", "spec": model.spec, "state": state, **meta}
-    if tuned is not None:
-        state = {k: v.detach().cpu() for k, v in tuned.state_dict().items()}
-        content["tuned"] = {"spec": tuned.spec(), "state": state}
+def save_classifier(path: Path, model: TemporalTransformer, meta: Meta) -> None:
+    """`meta` has at least `classes`, `sampling`, `encoder_id`, `key`, `config`, `history`, and may
+    have `tuned`: the encoder `encoder_id` as fine-tuning left it, for this classifier alone."""
+    content = {"kind": "action classifier", "spec": model.spec, "state": _state(model), **meta}
+    if tuned := meta.get("tuned"):
+        content["tuned"] = {"spec": tuned.spec(), "state": _state(tuned)}
     save(path, content)
 
 
@@ -128,11 +122,19 @@ def load_classifier(path: Path, encoder_id: str) -> tuple[TemporalTransformer, M
         )
     model = TemporalTransformer(**content.pop("spec"))
     _fill(model, content.pop("state"), path)
-    if "tuned" in content:
-        tuned = encoders.FrameEncoder(**content["tuned"]["spec"])
-        _fill(tuned, content["tuned"]["state"], path)
-        content["tuned"] = tuned.eval()
+    if tuned := content.get("tuned"):
+        content["tuned"] = _encoder(**tuned, path=path)
     return model.eval(), content
+
+
+def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.detach().cpu() for k, v in model.state_dict().items()}
+
+
+def _encoder(spec: Meta, state: dict[str, torch.Tensor], path: Path) -> encoders.FrameEncoder:
+    encoder = encoders.FrameEncoder(**spec)
+    _fill(encoder, state, path)
+    return encoder.eval()
 
 
 def _fill(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:

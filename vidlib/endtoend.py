@@ -21,7 +21,7 @@ from .features import extract_features
 from .pretraining import Frames, random_view, spread_draw
 from .settings import PretrainConfig, TrainConfig, UserError
 from .temporal import TemporalTransformer
-from .training import people_folds, temperature, windows
+from .training import answers, people_folds, temperature
 
 
 def train_together(
@@ -133,19 +133,14 @@ def train_together(
         known, asked = ([c for c, f in zip(clips, fold, strict=True) if (f == 0) == out_of]
                         for out_of in (False, True))  # fmt: skip
         if {c.action for c in known} == {c.action for c in clips}:
-            try:
+            with loop.calibration(out):
                 held = train_together(known, pre, train, steps, start, encoder_lr, device=device,
                                       progress=progress, batch=batch, frames=frames)  # fmt: skip
-            except loop.Interrupted as error:
-                raise loop.Interrupted(f"calibration stopped: {loop.kept(out)}") from error
             x = extract_features(held[0], asked, pre.sampling, device, progress=False, keep=False)
-            window, valid, owner, _ = windows(x, train.window, train.window)
-            with torch.inference_mode():
-                logits = held[1](window, valid)
-            true = torch.tensor([actions.index(str(asked[i].action)) for i in owner])
-            model.temperature.fill_(temperature(logits, true))
+            found = answers(held[1], x, [str(c.action) for c in asked], actions)
+            model.temperature.fill_(temperature(*found))
     if out:
         content = {"key": run_key, "classes": actions, "config": asdict(train), "history": history}
-        checkpoints.save_classifier(out, model, content | (meta or {}), encoder)
+        checkpoints.save_classifier(out, model, content | {"tuned": encoder} | (meta or {}))
         loop.finish(out)
     return encoder, model, actions, history

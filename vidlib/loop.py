@@ -103,9 +103,15 @@ def run(
     return history
 
 
-def kept(out: Path | None) -> str:
-    """What is left of a run that was stopped after its last step, in words."""
-    return "the training is kept, run the same again to go on" if out else "nothing saved"
+@contextmanager
+def calibration(out: Path | None) -> Iterator[None]:
+    """What comes after a training's last step, and may be stopped: Interrupted then says what is
+    left of the training."""
+    try:
+        yield
+    except Interrupted as error:
+        kept = "the training is kept, run the same again to go on" if out else "nothing saved"
+        raise Interrupted(f"calibration stopped: {kept}") from error
 
 
 def finish(out: Path) -> None:

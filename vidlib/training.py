@@ -113,11 +113,8 @@ def train_classifier(
     )  # fmt: skip
     model = model.cpu().eval()
     if people is not None:
-        try:
-            found = calibrate(features, labels, people, config, device, progress)
-        except loop.Interrupted as error:
-            raise loop.Interrupted(f"calibration stopped: {loop.kept(out)}") from error
-        model.temperature.fill_(found)
+        with loop.calibration(out):
+            model.temperature.fill_(calibrate(features, labels, people, config, device, progress))
     if out:
         content = {"key": run_key, "classes": actions, "config": asdict(config), "history": history}
         checkpoints.save_classifier(out, model, content | (meta or {}))
@@ -153,11 +150,23 @@ def calibrate(
             progress=progress,
         )[0]  # fmt: skip
         asked = np.flatnonzero(fold == k)
-        x, valid, owner, _ = windows([features[i] for i in asked], config.window, config.window)
-        with torch.inference_mode():
-            logits.append(model(x, valid))
-        true += [actions.index(target[asked[i]]) for i in owner]
-    return temperature(torch.cat(logits), torch.tensor(true))
+        told, right = answers(model, [features[i] for i in asked], list(target[asked]), actions)
+        logits.append(told)
+        true.append(right)
+    return temperature(torch.cat(logits), torch.cat(true))
+
+
+def answers(
+    model: TemporalTransformer,
+    features: Sequence[NDArray[np.float32]],
+    labels: Sequence[str],
+    actions: Sequence[str],
+) -> tuple[Tensor, Tensor]:
+    """The logits (W, K) of all windows, end to end, of labelled clips, and their actions (W,)."""
+    window = model.spec["window"]
+    x, valid, owner, _ = windows(features, window, window)
+    with torch.inference_mode():
+        return model(x, valid), torch.tensor([actions.index(labels[i]) for i in owner])
 
 
 def people_folds(people: Sequence[str | None], folds: int = 3) -> NDArray[np.int64]:
