@@ -70,10 +70,9 @@ def browser() -> Iterator[Any]:
         it.close()
 
 
-@pytest.fixture(scope="session")
-def lab(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@contextlib.contextmanager
+def jupyter_lab(home: Path) -> Iterator[str]:
     """JupyterLab's address; it shows copies of the notebooks and of the pictures beside them."""
-    home = tmp_path_factory.mktemp("lab")
     for folder in ("notebooks", "docs"):
         shutil.copytree(settings.REPO / folder, home / folder)
     # no question about news, no autosaving
@@ -88,6 +87,13 @@ def lab(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
                "--ServerApp.port=PORT", "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=",
                f"--ServerApp.root_dir={home}"]  # fmt: skip
     with server(command, "/api/status", home) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def lab(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """See `jupyter_lab`."""
+    with jupyter_lab(tmp_path_factory.mktemp("lab")) as address:
         yield address
 
 

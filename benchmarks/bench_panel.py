@@ -1,0 +1,75 @@
+"""What a learner waits for in the panel: notebook 05 from opening to the panel standing, and a
+click on Predict to its answer.
+
+    python benchmarks/bench_panel.py
+
+In a real JupyterLab and Debian's Chromium, as `tests/browser` starts them. Seconds on the wall,
+Playwright's own (some hundredths) among them.
+"""
+
+import re
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from vidlib import settings, studio
+
+sys.path.insert(0, str(settings.REPO / "tests" / "browser"))
+import conftest as browsers  # noqa: E402
+
+ROUNDS, CLICKS = 3, 20
+MINUTE = 60_000  # milliseconds
+
+
+def opened(page: Any, lab: str) -> float:
+    """Open notebook 05, run all its cells; seconds until the panel stands."""
+    began = time.perf_counter()
+    page.goto(f"{lab}/lab/tree/notebooks/05_predict.ipynb?reset")
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=2 * MINUTE)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    page.locator(".vidlib-clips").first.wait_for(state="attached", timeout=4 * MINUTE)
+    return time.perf_counter() - began
+
+
+def answered(page: Any, clip: int) -> float:
+    """Choose a clip, press Predict; seconds from the click to the answer in words."""
+    label = page.locator(".vidlib-clips label").nth(clip)
+    label.click()
+    said = page.get_by_role("status").filter(has_text=re.compile(r"\S"))
+    said.filter(has_text="press Predict").wait_for(timeout=MINUTE)
+    began = time.perf_counter()
+    page.get_by_role("button", name="Predict").click()
+    said.filter(has_text=re.compile(r"\d\d?\.\d%")).wait_for(timeout=MINUTE)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    from playwright.sync_api import sync_playwright
+
+    if not browsers.CHROMIUM:
+        sys.exit("no Chromium here: apt-get install chromium")
+    studio.make_dataset()
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=browsers.CHROMIUM, args=browsers.QUIET)
+        with browsers.jupyter_lab(Path(folder)) as lab:
+            standing, answers = [], []
+            for _ in range(ROUNDS):  # the first also starts the server's own parts
+                page = chromium.new_context(viewport={"width": 1400, "height": 1000}).new_page()
+                standing.append(opened(page, lab))
+                page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=2 * MINUTE)
+            clips = page.locator(".vidlib-clips label").count()
+            for i in range(CLICKS + 1):
+                answers.append(answered(page, (i + 1) % clips))
+        chromium.close()
+    print("opening notebook 05 to the panel standing, s:",
+          ", ".join(f"{s:.1f}" for s in standing))  # fmt: skip
+    print(f"click to answer, s: the first {answers[0]:.2f}, then median of {CLICKS}"
+          f" {statistics.median(answers[1:]):.2f} (up to {max(answers[1:]):.2f})")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
