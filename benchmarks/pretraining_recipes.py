@@ -198,20 +198,21 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def gains(rows: list[dict[str, Any]], people: list[str]) -> str:
-    """The Transformer's gain over the untrained encoder of the same seeds, with its 95 % interval:
-    a paired bootstrap over people of the clips' mean difference over seeds."""
+def gains(rows: list[dict[str, Any]], people: list[str], over: str) -> str:
+    """The Transformer's gain over the recipe `over`, of as many steps and the same seeds, with its
+    95 % interval: a paired bootstrap over people of the clips' mean difference over seeds."""
     right = {(r["recipe"], r["steps"], r["seed"]): np.array([*map(int, r["right"])]) for r in rows}
-    lines, base = [], ("untrained", 0)
-    for what in dict.fromkeys((r["recipe"], r["steps"]) for r in rows):
-        seeds = [s for *w, s in right if tuple(w) == what and (*base, s) in right]
-        if what == base or not seeds:
+    lines = []
+    for name, steps in dict.fromkeys((r["recipe"], r["steps"]) for r in rows):
+        base = over, 0 if RECIPES[over] is None else steps
+        seeds = [s for *w, s in right if w == [name, steps] and (*base, s) in right]
+        if name == over or not seeds:
             continue
-        difference = np.mean([right[*what, s] - right[*base, s] for s in seeds], axis=0)
+        difference = np.mean([right[name, steps, s] - right[*base, s] for s in seeds], axis=0)
         low, high = probes.bootstrap_by_person(difference, people)
         lines.append(
-            f"{what[0]}, {what[1]} steps: {100 * difference.mean():+.1f} points over untrained "
-            f"({100 * low:+.1f} to {100 * high:+.1f} by person, {len(seeds)} seeds)"
+            f"{name}, {steps} steps: {100 * difference.mean():+.1f} points over {over} "
+            f"({100 * low:+.1f} to {100 * high:+.1f} by person, seeds {', '.join(map(str, seeds))})"
         )
     return "\n".join(lines)
 
@@ -240,7 +241,8 @@ def main() -> None:
     rows = [r for r in rows if r["recipe"] in RECIPES
             and r["key"] == key_of(r["recipe"], r["seed"], r.get("steps"), *clips)]  # fmt: skip
     print(table(rows))
-    print(gains(rows, [c.person or "" for c in clips[1]]))
+    for over in ("untrained", "course"):
+        print(gains(rows, [c.person or "" for c in clips[1]], over))
 
 
 if __name__ == "__main__":
