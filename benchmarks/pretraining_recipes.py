@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from vidlib import catalog, checkpoints, evaluation, motion, probes, settings, studio, video
 from vidlib.catalog import Clip
@@ -31,6 +32,7 @@ from vidlib.training import classify, train_classifier
 
 ROWS = Path(__file__).with_name("pretraining_recipes.jsonl")
 MEASURES = 3  # raised by hand when `measure` asks more; rows of before are kept, and not shown
+CPU = torch.device("cpu")
 OLD = {"recipe": "body", "clip_loss": 0.0}
 # what differs from the course's settings; None: no step at all
 RECIPES: dict[str, dict[str, Any] | None] = {
@@ -91,6 +93,13 @@ def key_of(name: str, seed: int, steps: int | None, known: list[Clip], asked: li
     return checkpoints.key(MEASURES, RECIPES[name] is None, pre, train, *data)
 
 
+def encoder_file(name: str, seed: int, steps: int | None, known: list[Clip]) -> Path:
+    """Where the recipe's encoder is kept."""
+    config, _ = configs(name, seed, steps)
+    kept = checkpoints.key(name, config, catalog.fingerprint(known), motion.FORMAT)
+    return settings.cache_dir() / "recipes" / f"{kept}.pth"
+
+
 def encoder_of(
     name: str, seed: int, steps: int | None, known: list[Clip]
 ) -> tuple[FrameEncoder, list[Record]]:
@@ -98,8 +107,12 @@ def encoder_of(
     config, _ = configs(name, seed, steps)
     if RECIPES[name] is None:
         return evaluation.untrained(config), []
-    kept = checkpoints.key(name, config, catalog.fingerprint(known), motion.FORMAT)
-    return pretrain(known, config, settings.cache_dir() / "recipes" / f"{kept}.pth")
+    return pretrain(known, config, encoder_file(name, seed, steps, known))
+
+
+def trained_on(encoder: Path) -> str | None:
+    """The machine that an encoder's minutes are of, where its file says: a GPU's are no cores'."""
+    return checkpoints.load_encoder(encoder)[1].get("machine")
 
 
 def minutes_of(history: list[Record]) -> float:
@@ -171,6 +184,8 @@ def measure(
     outcomes = evaluation.test(encoder, config.sampling, known, asked, train, progress=False)
     row = {k: round(o.accuracy, 4) for k, o in outcomes.items()}
     row |= order_pair(encoder, config.sampling, known, asked, train)
+    if history:
+        row["pre-trained on"] = trained_on(encoder_file(name, seed, steps, known))
     # clip by clip, so that two rows can be compared by person
     row["right"] = "".join("01"[int(c)] for c in outcomes["transformer"].correct)
     return row | {"steps": len(history), "collapse": collapse, "minutes": minutes}
@@ -194,6 +209,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         for column in ("collapse", "minutes"):
             values = [r[column] for r in mine if r[column] is not None]
             cells.append(f"{np.mean(values):.2f}" if values else "-")
+        if elsewhere := {r.get("pre-trained on") for r in mine} - {None, settings.machine(CPU)}:
+            cells[-1] += f" ({', '.join(sorted(elsewhere))})"
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
