@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from pretraining_recipes import (
     configs,
-    encoder_file,
     encoder_of,
     keep,
     machine,
@@ -158,8 +157,7 @@ def main() -> None:
                 result = {"accuracy": round(float(np.mean(right)), 4), "clips": len(right)}
                 result |= {"minutes": round(minutes, 2), "key": key}
                 if arm in PRETRAINED:
-                    where = encoder_file("course", seed, args.steps, studio)
-                    result["pre-trained on"] = trained_on(where)
+                    result["pre-trained on"] = trained_on("course", seed, args.steps, studio)
                 rows.append(place | result | machine())
                 keep(ROWS, rows)
                 print(rows[-1], flush=True)

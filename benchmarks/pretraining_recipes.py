@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from vidlib import catalog, checkpoints, evaluation, motion, probes, settings, studio, video
 from vidlib.catalog import Clip
@@ -32,7 +31,6 @@ from vidlib.training import classify, train_classifier
 
 ROWS = Path(__file__).with_name("pretraining_recipes.jsonl")
 MEASURES = 3  # raised by hand when `measure` asks more; rows of before are kept, and not shown
-CPU = torch.device("cpu")
 OLD = {"recipe": "body", "clip_loss": 0.0}
 # what differs from the course's settings; None: no step at all
 RECIPES: dict[str, dict[str, Any] | None] = {
@@ -110,9 +108,9 @@ def encoder_of(
     return pretrain(known, config, encoder_file(name, seed, steps, known))
 
 
-def trained_on(encoder: Path) -> str | None:
-    """The machine that an encoder's minutes are of, where its file says: a GPU's are no cores'."""
-    return checkpoints.load_encoder(encoder)[1].get("machine")
+def trained_on(name: str, seed: int, steps: int | None, known: list[Clip]) -> str | None:
+    """The machine that the encoder's minutes are of, where its file says: a GPU's are no cores'."""
+    return checkpoints.load_encoder(encoder_file(name, seed, steps, known))[1].get("machine")
 
 
 def minutes_of(history: list[Record]) -> float:
@@ -185,7 +183,7 @@ def measure(
     row = {k: round(o.accuracy, 4) for k, o in outcomes.items()}
     row |= order_pair(encoder, config.sampling, known, asked, train)
     if history:
-        row["pre-trained on"] = trained_on(encoder_file(name, seed, steps, known))
+        row["pre-trained on"] = trained_on(name, seed, steps, known)
     # clip by clip, so that two rows can be compared by person
     row["right"] = "".join("01"[int(c)] for c in outcomes["transformer"].correct)
     return row | {"steps": len(history), "collapse": collapse, "minutes": minutes}
@@ -195,6 +193,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Mean +- standard deviation over seeds, best Transformer first."""
     columns = ("knn", "linear", "transformer", "pair order-free", "pair transformer")
     head = ["recipe", "steps", "seeds", *columns, "collapse", "minutes"]
+    here = settings.machine(settings.device())
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     score: dict[tuple[str, int], list[float]] = {}
     for r in rows:
@@ -209,7 +208,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         for column in ("collapse", "minutes"):
             values = [r[column] for r in mine if r[column] is not None]
             cells.append(f"{np.mean(values):.2f}" if values else "-")
-        if elsewhere := {r.get("pre-trained on") for r in mine} - {None, settings.machine(CPU)}:
+        if elsewhere := {r.get("pre-trained on") for r in mine} - {None, here}:
             cells[-1] += f" ({', '.join(sorted(elsewhere))})"
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -36,6 +36,7 @@ def main() -> None:
     checkpoints.save_classifier(shipped[1], model.half(), belongs)
     after = accuracy(Predictor(*shipped), val)
     config, steps = meta["config"], meta["config"]["steps"]
+    machine = meta.get("machine", "an unknown machine")  # files of before do not say
     minutes = meta["history"][-1]["seconds"] / 60
     git = ["git", "-C", str(settings.REPO), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
@@ -48,7 +49,7 @@ def main() -> None:
         "",
         f"- commit: {commit}",
         f"- encoder: {config['backbone']}, {config['size']} px, SimSiam for {steps} steps, seed"
-        f" {config['seed']}, {minutes:.1f} minutes on {meta['machine']}, torch {meta['torch']}",
+        f" {config['seed']}, {minutes:.1f} minutes on {machine}, torch {meta['torch']}",
         f"- actions: {', '.join(belongs['classes'])}",
         f"- people never trained on: {after.accuracy:.1%} of {len(val)} drawn clips in half"
         f" precision, {before.accuracy:.1%} in full",
