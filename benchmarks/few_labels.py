@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pretraining_recipes import configs, encoder_of, keep, machine, minutes_of, read, sides
+from pretraining_recipes import (
+    configs,
+    encoder_of,
+    keep,
+    machine,
+    minutes_of,
+    read,
+    sides,
+    trained_on,
+)
 
 from vidlib import catalog, checkpoints, motion
 from vidlib.catalog import Clip
@@ -30,6 +39,7 @@ from vidlib.training import classify, train_classifier
 
 ROWS = Path(__file__).with_name("few_labels.jsonl")
 ARMS = ("pre-trained", "fine-tuned", "untrained", "supervised")
+PRETRAINED = ("pre-trained", "fine-tuned")
 END_TO_END = ("fine-tuned", "supervised")
 # fine-tuning's steps for one of pre-training, and the encoder's rate, chosen on dev people, seed 0:
 # 300, 450 and 900 steps after 1,500 gave 74.5, 74.5, 77.9 % with 5 labels, and 900 at 1e-3 76.0;
@@ -145,7 +155,10 @@ def main() -> None:
                          "steps": pre.steps}  # fmt: skip
                 rows = [r for r in rows if place.items() - r.items()]  # not those of old settings
                 result = {"accuracy": round(float(np.mean(right)), 4), "clips": len(right)}
-                rows.append(place | result | {"minutes": round(minutes, 2), "key": key} | machine())
+                result |= {"minutes": round(minutes, 2), "key": key}
+                if arm in PRETRAINED:
+                    result["pre-trained on"] = trained_on("course", seed, args.steps, studio)
+                rows.append(place | result | machine())
                 keep(ROWS, rows)
                 print(rows[-1], flush=True)
     print(table([r for r in rows if (r["data"], r["steps"]) == (data, pre.steps)]))

@@ -91,6 +91,13 @@ def key_of(name: str, seed: int, steps: int | None, known: list[Clip], asked: li
     return checkpoints.key(MEASURES, RECIPES[name] is None, pre, train, *data)
 
 
+def encoder_file(name: str, seed: int, steps: int | None, known: list[Clip]) -> Path:
+    """Where the recipe's encoder is kept."""
+    config, _ = configs(name, seed, steps)
+    kept = checkpoints.key(name, config, catalog.fingerprint(known), motion.FORMAT)
+    return settings.cache_dir() / "recipes" / f"{kept}.pth"
+
+
 def encoder_of(
     name: str, seed: int, steps: int | None, known: list[Clip]
 ) -> tuple[FrameEncoder, list[Record]]:
@@ -98,8 +105,12 @@ def encoder_of(
     config, _ = configs(name, seed, steps)
     if RECIPES[name] is None:
         return evaluation.untrained(config), []
-    kept = checkpoints.key(name, config, catalog.fingerprint(known), motion.FORMAT)
-    return pretrain(known, config, settings.cache_dir() / "recipes" / f"{kept}.pth")
+    return pretrain(known, config, encoder_file(name, seed, steps, known))
+
+
+def trained_on(name: str, seed: int, steps: int | None, known: list[Clip]) -> str | None:
+    """The machine that the encoder's minutes are of, where its file says: a GPU's are no cores'."""
+    return checkpoints.load_encoder(encoder_file(name, seed, steps, known))[1].get("machine")
 
 
 def minutes_of(history: list[Record]) -> float:
@@ -171,6 +182,8 @@ def measure(
     outcomes = evaluation.test(encoder, config.sampling, known, asked, train, progress=False)
     row = {k: round(o.accuracy, 4) for k, o in outcomes.items()}
     row |= order_pair(encoder, config.sampling, known, asked, train)
+    if history:
+        row["pre-trained on"] = trained_on(name, seed, steps, known)
     # clip by clip, so that two rows can be compared by person
     row["right"] = "".join("01"[int(c)] for c in outcomes["transformer"].correct)
     return row | {"steps": len(history), "collapse": collapse, "minutes": minutes}
@@ -180,6 +193,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Mean +- standard deviation over seeds, best Transformer first."""
     columns = ("knn", "linear", "transformer", "pair order-free", "pair transformer")
     head = ["recipe", "steps", "seeds", *columns, "collapse", "minutes"]
+    here = settings.machine(settings.device())
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     score: dict[tuple[str, int], list[float]] = {}
     for r in rows:
@@ -194,24 +208,27 @@ def table(rows: list[dict[str, Any]]) -> str:
         for column in ("collapse", "minutes"):
             values = [r[column] for r in mine if r[column] is not None]
             cells.append(f"{np.mean(values):.2f}" if values else "-")
+        if elsewhere := {r.get("pre-trained on") for r in mine} - {None, here}:
+            cells[-1] += f" ({', '.join(sorted(elsewhere))})"
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def gains(rows: list[dict[str, Any]], people: list[str]) -> str:
-    """The Transformer's gain over the untrained encoder of the same seeds, with its 95 % interval:
-    a paired bootstrap over people of the clips' mean difference over seeds."""
+def gains(rows: list[dict[str, Any]], people: list[str], over: str) -> str:
+    """The Transformer's gain over the recipe `over`, of as many steps and the same seeds, with its
+    95 % interval: a paired bootstrap over people of the clips' mean difference over seeds."""
     right = {(r["recipe"], r["steps"], r["seed"]): np.array([*map(int, r["right"])]) for r in rows}
-    lines, base = [], ("untrained", 0)
-    for what in dict.fromkeys((r["recipe"], r["steps"]) for r in rows):
-        seeds = [s for *w, s in right if tuple(w) == what and (*base, s) in right]
-        if what == base or not seeds:
+    lines = []
+    for name, steps in dict.fromkeys((r["recipe"], r["steps"]) for r in rows):
+        base = over, 0 if RECIPES[over] is None else steps
+        seeds = [s for *w, s in right if w == [name, steps] and (*base, s) in right]
+        if name == over or not seeds:
             continue
-        difference = np.mean([right[*what, s] - right[*base, s] for s in seeds], axis=0)
+        difference = np.mean([right[name, steps, s] - right[*base, s] for s in seeds], axis=0)
         low, high = probes.bootstrap_by_person(difference, people)
         lines.append(
-            f"{what[0]}, {what[1]} steps: {100 * difference.mean():+.1f} points over untrained "
-            f"({100 * low:+.1f} to {100 * high:+.1f} by person, {len(seeds)} seeds)"
+            f"{name}, {steps} steps: {100 * difference.mean():+.1f} points over {over} "
+            f"({100 * low:+.1f} to {100 * high:+.1f} by person, seeds {', '.join(map(str, seeds))})"
         )
     return "\n".join(lines)
 
@@ -240,7 +257,8 @@ def main() -> None:
     rows = [r for r in rows if r["recipe"] in RECIPES
             and r["key"] == key_of(r["recipe"], r["seed"], r.get("steps"), *clips)]  # fmt: skip
     print(table(rows))
-    print(gains(rows, [c.person or "" for c in clips[1]]))
+    for over in ("untrained", "course"):
+        print(gains(rows, [c.person or "" for c in clips[1]], over))
 
 
 if __name__ == "__main__":

@@ -38,12 +38,17 @@ def test_the_table_has_mean_and_spread_over_seeds_best_first() -> None:
     assert "| course | 40 | 1 | 50.0 | 50.0 | 50.0 |" in lines[1]
 
 
-def test_the_gain_is_paired_with_the_untrained_encoder_of_the_same_seed() -> None:
+def test_a_gain_is_paired_with_the_other_recipe_of_the_same_seed() -> None:
     rows = [row("untrained", 0, "1000"), row("untrained", 1, "0000"), row("course", 0, "1100"),
-            row("course", 1, "1111"), row("course", 2, "1111")]  # fmt: skip
-    told = recipes.gains(rows, ["a", "a", "b", "b"])
+            row("course", 1, "1111"), row("course", 2, "1111"),
+            row("plain", 2, "1011")]  # fmt: skip
+    people = ["a", "a", "b", "b"]
     # seed 0: +1 of 4, seed 1: +4 of 4, seed 2 has no partner
-    assert told.startswith("course, 10 steps: +62.5 points over untrained") and "2 seeds" in told
+    over = recipes.gains(rows, people, "untrained")
+    assert over.startswith("course, 10 steps: +62.5 points over untrained (+50.0 to +75.0 by")
+    assert over.endswith("seeds 0, 1)")
+    told = recipes.gains(rows, people, "course").splitlines()  # untrained has no step: no partner
+    assert len(told) == 1 and told[0].startswith("plain, 10 steps: -25.0 points over course")
 
 
 def test_a_pause_does_not_count_as_pre_training() -> None:

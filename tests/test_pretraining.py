@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import rounds
-from vidlib import checkpoints, encoders, motion, pretraining
+from vidlib import checkpoints, encoders, motion, pretraining, settings
 from vidlib.catalog import Clip
 from vidlib.loop import Interrupted
 from vidlib.pretraining import Collapsed, pretrain
@@ -83,7 +83,8 @@ def test_a_finished_run_is_loaded_and_a_changed_one_is_made_again(
     pretrain(quick_clips[1:], TINY, out, CPU, lambda r: steps.append(r["step"]), progress=False)
     assert len(steps) == 5  # other clips, another key
     pretrain(quick_clips[1:], replace(TINY, steps=2), out, CPU, progress=False)
-    assert len(checkpoints.load_encoder(out)[1]["history"]) == 2
+    meta = checkpoints.load_encoder(out)[1]
+    assert len(meta["history"]) == 2 and meta["machine"] == settings.machine(CPU)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vidlib import checkpoints, probes, training
-from vidlib.loop import Interrupted
+from vidlib.loop import Interrupted, warm_cosine
 from vidlib.settings import TrainConfig, UserError
 from vidlib.training import calibrate, classify, random_windows, train_classifier, windows
 
@@ -158,3 +158,12 @@ def test_nothing_is_calibrated_where_people_do_not_suffice(people: list[str]) ->
     x, _ = rising_or_falling(20)
     labels = ["up"] * 10 + ["down"] * 10  # each person, one action: no fold has both
     assert calibrate(x, labels, people, CONFIG, CPU, progress=False) == 1.0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 1000])
+def test_the_rate_rises_once_to_its_peak_and_falls_to_nearly_nothing(steps: int) -> None:
+    rates = np.array([warm_cosine(i, steps) for i in range(steps)])
+    top = int(rates.argmax())
+    assert rates[top] == pytest.approx(1) and (rates > 0).all()
+    assert (np.diff(rates[: top + 1]) > 0).all() and (np.diff(rates[top + 1 :]) < 0).all()
+    assert steps < 1000 or (top in (49, 50) and rates[-1] < 1e-4)  # a twentieth rises

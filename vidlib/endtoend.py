@@ -5,7 +5,6 @@ B clips in a step, F frames of each, T frames in a window, D features, K actions
 """
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -80,14 +79,12 @@ def train_together(
     groups = [{"params": list(m.parameters()), "peak": rate} for m, rate in rates.items()]
     optimiser = torch.optim.AdamW(groups, lr=train.lr, weight_decay=train.weight_decay)
     films = Frames(clips, pre)
-    warm = max(1, steps // 20)
 
     def step(i: int) -> loop.Record:
         rng = np.random.default_rng([train.seed, i])
         torch.manual_seed(int(rng.integers(2**62)))  # dropout
-        decay = 0.5 * (1 + math.cos(math.pi * max(0, i - warm) / max(1, steps - warm)))
         for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * min(1.0, (i + 1) / warm) * decay
+            group["lr"] = group["peak"] * loop.warm_cosine(i, steps)
         rows = rng.choice(len(clips), batch, len(clips) < batch)
         picked, at = [], []
         for row in rows:

@@ -4,6 +4,7 @@ The rule that makes it so: a step's random choices depend on (seed, step) alone,
 a step depends on is in `states`.
 """
 
+import math
 import signal
 import threading
 import time
@@ -101,6 +102,14 @@ def run(
     if done < steps:
         save()  # what comes after the last step may be stopped, too
     return history
+
+
+def warm_cosine(step: int, steps: int) -> float:
+    """The share of the peak learning rate at a step (from 0): up in a line for a twentieth of the
+    steps, then down to 0 along a cosine (Loshchilov and Hutter, "SGDR", ICLR 2017, equation 5)."""
+    warm = max(1, steps // 20)
+    decay = 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))
+    return min(1.0, (step + 1) / warm) * decay
 
 
 @contextmanager

@@ -155,6 +155,7 @@ def pretrain(
         meta = {
             "key": run_key, "sampling": config.sampling, "config": asdict(config),
             "history": history, "clips": len(clips), "torch": str(torch.__version__),
+            "machine": settings.machine(device),
         }  # fmt: skip
         checkpoints.save_encoder(out, encoder, meta)
         loop.finish(out)

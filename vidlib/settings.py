@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import platform
 import random
 import sys
 from dataclasses import dataclass, field, fields
@@ -265,6 +266,15 @@ def device(name: str | None = None) -> "torch.device":
             f"device '{name}' is not usable here ({reason}): leave --device out, or use cpu"
         ) from error
     return torch.device(name)
+
+
+def machine(dev: "torch.device") -> str:
+    """What a training took its minutes on, in words."""
+    import torch
+
+    if dev.type == "cuda":
+        return torch.cuda.get_device_name(dev)
+    return f"{os.cpu_count()} {platform.machine()} cores ({dev.type})"
 
 
 def has_fast_bfloat16(dev: "torch.device") -> bool:

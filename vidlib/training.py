@@ -3,7 +3,6 @@
 N clips, T_i frames of clip i, D features; W windows; K actions.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -83,7 +82,6 @@ def train_classifier(
         model.parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
     batches = -(-len(features) // config.batch)
-    warm = max(1, config.steps // 20)
 
     def step(i: int) -> Record:
         epoch, batch = divmod(i, batches)
@@ -91,9 +89,8 @@ def train_classifier(
         rows = np.array_split(order, batches)[batch]
         rng = np.random.default_rng([config.seed, epoch, batch])
         torch.manual_seed(int(rng.integers(2**62)))  # dropout
-        decay = 0.5 * (1 + math.cos(math.pi * max(0, i - warm) / max(1, config.steps - warm)))
         for group in optimiser.param_groups:
-            group["lr"] = config.lr * min(1.0, (i + 1) / warm) * decay
+            group["lr"] = config.lr * loop.warm_cosine(i, config.steps)
         x, valid = random_windows([features[r] for r in rows], config, rng)
         model.train()
         with settings.autocast(device):

@@ -7,6 +7,7 @@ counted by reading them and files are read forward only. Times are the container
 import contextlib
 import math
 import os
+import re
 import sys
 import threading
 import uuid
@@ -332,12 +333,24 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> N
         if writer is None:
             raise VideoError(f"{path}: no frames to write: give at least one")
         writer.release()
+        _name_track(part)
         os.replace(part, path)
     finally:
         if writer is not None:
             writer.release()
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _name_track(path: Path) -> None:
+    """Give a .webm's one track the number 1 instead of a random one (Matroska's TrackUID, RFC
+    9559): the same frames are then the same bytes, and keys made of them hold on every machine."""
+    with path.open("r+b") as file:
+        head = file.read(1024)
+        if found := re.search(rb"\x73\xc5\x88(.{8})", head, re.DOTALL):
+            # once where the track is described, once where its tags name it
+            file.seek(0)
+            file.write(head.replace(b"\xc5\x88" + found[1], b"\xc5\x88" + (1).to_bytes(8, "big")))
 
 
 def transcode(
