@@ -66,12 +66,16 @@ def figured(name: str, frames: np.ndarray) -> figures.Figured:
         "bars": lambda: figures.bars(
             [("kNN", 0.68, 0.61, 0.74), ("untrained", 0.5, None, None)], "Accuracy", 0.125
         ),
-        "confusion": lambda: figures.confusion(confused, ACTIONS, "People never seen"),
+        "confusion": lambda: figures.confusion(
+            {"before": np.full((3, 3), 3), "after": confused}, ACTIONS, "People never seen"
+        ),
         "reliability": lambda: figures.reliability(
             [([0.3, 0.9, 0.9, 0.9], [True, True, True, False], "before"),
              ([0.7], [True], "after")]
         ),
-        "attention": lambda: figures.attention(weights, frames, np.arange(len(frames)) / 12),
+        "attention": lambda: figures.attention(
+            weights, frames, np.arange(len(frames)) / 12, before=weights[::-1]
+        ),
         "timeline": lambda: figures.timeline(TIMES, P, ACTIONS),
         "topk": lambda: figures.topk(P.mean(0), ACTIONS, 2),
         "panel": lambda: figures.panel(

@@ -498,32 +498,43 @@ def bars(
 
 
 @_styled
-def confusion(matrix: ArrayLike, actions: Sequence[str], title: str = "Confusion") -> Figured:
-    """Counts (K, K): rows are the true actions, columns the predicted; shade is the row's share."""
-    m, k = np.asarray(matrix), len(actions)
-    share = m / np.maximum(m.sum(1, keepdims=True), 1)
-    fig = Figure((2.4 + 0.52 * k, 1.9 + 0.44 * k), layout="constrained")
-    ax = fig.subplots()
-    shades = ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for i, j in np.argwhere(m):
-        ink = "white" if share[i, j] > 0.55 else "black"
-        ax.text(j, i, f"{m[i, j]:.0f}", ha="center", va="center", color=ink, fontsize=9)
-    ax.set_xticks(range(k), actions, rotation=40, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(k), actions)
-    ax.set(xlabel="predicted", ylabel="true", title=title)
-    ax.tick_params(length=0)
-    ax.spines[:].set(visible=True, color=LIGHT)
-    bar = fig.colorbar(shades, ax=ax, label="share of the row", shrink=0.8)
+def confusion(
+    matrices: Mapping[str, ArrayLike], actions: Sequence[str], title: str = "Confusion"
+) -> Figured:
+    """Counts (K, K) by name, side by side: rows are the true actions, columns the predicted; shade
+    is the row's share."""
+    k, told = len(actions), []
+    fig = Figure((1.6 + (0.8 + 0.44 * k) * len(matrices), 1.9 + 0.4 * k), layout="constrained")
+    axes = fig.subplots(1, len(matrices), squeeze=False, sharey=True)[0]
+    for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
+        m = np.asarray(matrix)
+        share = m / np.maximum(m.sum(1, keepdims=True), 1)
+        shades = ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for i, j in np.argwhere(m):
+            ink = "white" if share[i, j] > 0.55 else "black"
+            ax.text(j, i, f"{m[i, j]:.0f}", ha="center", va="center", color=ink, fontsize=9)
+        right = np.trace(m) / max(m.sum(), 1)
+        ax.set_xticks(range(k), actions, rotation=40, ha="right", rotation_mode="anchor")
+        ax.set_yticks(range(k), actions)
+        ax.set(xlabel="predicted", title=f"{name}: {right:.0%} right")
+        ax.tick_params(length=0)
+        ax.spines[:].set(visible=True, color=LIGHT)
+        wrong = m * (1 - np.eye(k, dtype=int))
+        most = [divmod(int(i), k) for i in np.argsort(-wrong, axis=None)[:3]]
+        said = [
+            f"{actions[i]} taken for {actions[j]} {m[i, j]:.0f}x" for i, j in most if wrong[i, j]
+        ]
+        each = ", ".join(f"{a} {s:.0%}" for a, s in zip(actions, np.diag(share), strict=True))
+        told.append(
+            f"{name}, {m.sum():.0f} clips, {right:.1%} right; by action: {each}; most frequent "
+            f"mistakes: {'; '.join(said) or 'none'}."
+        )
+    axes[0].set_ylabel("true")
+    bar = fig.colorbar(shades, ax=axes, label="share of the row", shrink=0.8)
     bar.ax.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
     bar.outline.set_visible(False)
-    wrong = m * (1 - np.eye(k, dtype=int))
-    most = [divmod(int(i), k) for i in np.argsort(-wrong, axis=None)[:3]]
-    told = [f"{actions[i]} taken for {actions[j]} {m[i, j]:.0f}x" for i, j in most if wrong[i, j]]
-    right = ", ".join(f"{a} {s:.0%}" for a, s in zip(actions, np.diag(share), strict=True))
-    return fig, (
-        f"{title}: confusion matrix of {m.sum():.0f} clips, {np.trace(m) / max(m.sum(), 1):.1%} "
-        f"right. By action: {right}. Most frequent mistakes: {'; '.join(told) or 'none'}."
-    )
+    fig.suptitle(title, x=0.01, ha="left")
+    return fig, f"{title}, confusion matrices. {' '.join(told)}"
 
 
 @_styled
@@ -571,10 +582,15 @@ def top_frames(weights: ArrayLike, count: int = 6) -> list[int]:
 
 @_styled
 def attention(
-    weights: ArrayLike, frames: Frames | Mapping[int, Any], times: ArrayLike, count: int = 6
+    weights: ArrayLike,
+    frames: Frames | Mapping[int, Any],
+    times: ArrayLike,
+    count: int = 6,
+    before: ArrayLike | None = None,
 ) -> Figured:
     """The Transformer's attention over frames: weights (T,) that sum to 1, at times (T,), under
-    the `count` frames that got most. `frames` needs to hold only those of `top_frames`."""
+    the `count` frames that got most. `frames` needs to hold only those of `top_frames`; `before`
+    (T,) are the weights of a model that was not trained, drawn as a line."""
     w, t = np.asarray(weights, float), np.asarray(times, float)
     top, equal = top_frames(w, count), 1 / len(w)
     fig = Figure((8, 3.4), layout="constrained")
@@ -587,15 +603,21 @@ def attention(
     ax.fill_between(t, w, step="mid", color=SKY, linewidth=0)
     ax.bar(t[top], w[top], width=0.8 * step, color=VERMILION, edgecolor=VERMILION, linewidth=1)
     ax.plot(t[top], w[top] + 0.03 * w.max(), "v", color=VERMILION, label="pictured above")
+    if before is not None:
+        ax.step(t, before, where="mid", color="black", linewidth=1.2, label="before training")
     label = f"if all were equal: {_percent(equal)}"
     ax.axhline(equal, color=GREY, linestyle="--", linewidth=1.2, label=label)
     ax.yaxis.set_major_formatter(lambda v, _: _percent(v))
     ax.set(xlabel="seconds", ylabel="share of attention", xlim=(t[0] - step, t[-1] + step))
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.96), ncols=2)
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.96), ncols=3)
     told = ", ".join(f"{t[i]:.2f} s ({_percent(w[i])})" for i in top)
+    untrained = ""
+    if before is not None:
+        b = np.asarray(before, float)
+        untrained = f" Before training, shares from {_percent(b.min())} to {_percent(b.max())}."
     return fig, (
         f"Attention over {_number(len(w), 'frame')}: bars of each frame's share; an equal share "
-        f"would be {_percent(equal)}. Pictured, the frames that counted most: {told}."
+        f"would be {_percent(equal)}. Pictured, the frames that counted most: {told}.{untrained}"
     )
 
 
