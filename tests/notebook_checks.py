@@ -261,6 +261,20 @@ def kernel_declared(nb: Notebook, path: Path) -> list[str]:
     return [] if name == "python3" else [f"the kernel is {name!r}, not 'python3'"]
 
 
+def answers_folded(nb: Notebook, path: Path) -> list[str]:
+    """In the solutions, a cell that hands an answer to its check is folded, in JupyterLab and in
+    the book."""
+    problems = []
+    for number, source, cell in cells(nb, "code"):
+        if path.name.endswith("_solutions.ipynb") and re.search(
+            r"^assert check_\w+\(", source, re.M
+        ):
+            hidden = cell["metadata"].get("jupyter", {}).get("source_hidden")
+            if not hidden or "hide-input" not in cell["metadata"].get("tags", []):
+                problems.append(f"cell {number}: an answer that is not folded")
+    return problems
+
+
 def valid_format(nb: Notebook, path: Path) -> list[str]:
     """The file is what the notebook format says, so that every tool opens it."""
     problems = [error.message[:120] for error in nbformat.validator.iter_validate(nb)]
@@ -279,4 +293,5 @@ ALL: tuple[Check, ...] = (
     links_resolve,
     small_enough,
     kernel_declared,
+    answers_folded,
 )

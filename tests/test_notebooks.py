@@ -168,6 +168,7 @@ def test_a_good_notebook_passes(check: checks.Check, tmp_path: Path) -> None:
     nb = good()
     nb["cells"][0]["source"] = nb["cells"][0]["source"].replace("or `/tmp/x`", "it")
     assert check(nb, write(nb, tmp_path / "good.ipynb")) == []
+    assert check is not checks.answers_folded or check(nb, tmp_path / "01_solutions.ipynb") == []
 
 
 def _set(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
@@ -250,6 +251,10 @@ BROKEN = [
     (checks.small_enough, _output(stream("x" * checks.MAX_BYTES))),
     (checks.kernel_declared, _set("metadata", "kernelspec", "name", to="my-env")),
     (checks.kernel_declared, _set("metadata", to={})),
+    (checks.answers_folded, _set("cells", 2, "source", to="assert check_loss(my_loss)")),
+    (checks.answers_folded, lambda nb: (
+        _set("cells", 2, "source", to="assert check_loss(my_loss)")(nb),
+        _set("cells", 2, "metadata", to={"jupyter": {"source_hidden": True}})(nb))),
 ]  # fmt: skip
 
 
@@ -259,7 +264,8 @@ def test_a_broken_notebook_fails(
 ) -> None:
     nb = good()
     damage(nb)
-    problems = check(nb, write(nb, tmp_path / "good.ipynb"))
+    name = "01_solutions.ipynb" if check is checks.answers_folded else "good.ipynb"
+    problems = check(nb, write(nb, tmp_path / name))
     assert problems
     assert all(isinstance(problem, str) and "\n" not in problem for problem in problems)
 
