@@ -26,6 +26,7 @@ BASE64 = re.compile(r"data:[\w/+.-]*;base64,[A-Za-z0-9+/=\s]*")
 # at the start of an absolute path only: `src/work` and https://a.org/home/ are not machine paths
 MACHINE_PATH = re.compile(
     r"(?<![\w.~*$)}\]-])/(?:root|home/\w+|Users/\w+|work|tmp|opt|mnt|private|var/folders)\b[^\s'\"<]*"
+    r"|(?:\.\./){3,}\w+"  # climbs out of the course
     r"|\b[A-Za-z]:\\+Users\b|\bsite-packages\b|\bdist-packages\b|\bipykernel_\d+"
 )
 

@@ -215,6 +215,7 @@ BROKEN = [
     (checks.no_machine_paths, _output(stream("saved /root/x.npz"))),
     (checks.no_machine_paths, _output(stream("saved '/home/anna/x.npz'"))),
     (checks.no_machine_paths, _output(stream("in /Users/anna/course"))),
+    (checks.no_machine_paths, _output(stream("read ../../../anna/clip.webm"))),
     (checks.no_machine_paths, _output(stream("in C:\\Users\\anna"))),
     (checks.no_machine_paths, _output(stream("file:///work/x"))),
     (checks.no_machine_paths, _output(stream(["a line\n", "PosixPath('/tmp/x/y')\n"]))),
