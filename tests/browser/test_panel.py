@@ -106,6 +106,7 @@ def test_the_panel_reads_in_the_dark_theme(notebook: Any) -> None:
     notebook.get_by_text("Theme", exact=True).hover()
     notebook.get_by_text("JupyterLab Dark", exact=True).click()
     notebook.locator("body[data-jp-theme-light='false']").wait_for(state="attached", timeout=MINUTE)
+    notebook.locator("#jupyterlab-splash").wait_for(state="detached", timeout=MINUTE)
     # WCAG's contrast of the panel's text with what is behind it
     colours = notebook.locator(".vidlib-panel").first.evaluate(
         """el => {
