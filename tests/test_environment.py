@@ -58,7 +58,8 @@ def test_the_project_names_what_exists() -> None:
 # modules under another name than their package's, and those that a listed package brings along
 PACKAGE_OF = {"cv2": "opencv-python", "sklearn": "scikit-learn", "IPython": "ipywidgets",
               "nbformat": "nbval", "yaml": "jupyterlab", "packaging": "pytest",
-              "jupyter_client": "jupyterlab", "PIL": "matplotlib"}  # fmt: skip
+              "jupyter_client": "jupyterlab", "PIL": "matplotlib",
+              "traitlets": "ipywidgets"}  # fmt: skip
 
 
 def imported(source: str) -> set[str]:
@@ -84,7 +85,9 @@ def sources(folder: str) -> str:
 
 @pytest.mark.parametrize("folder", ["vidlib", "notebooks", "tests", "benchmarks"])
 def test_every_import_is_a_listed_package(folder: str) -> None:
-    known = set(bounds(PROJECT["dependencies"] + (TESTS if folder == "tests" else [])))
+    known = set(
+        bounds(PROJECT["dependencies"] + (TESTS if folder in ("tests", "benchmarks") else []))
+    )
     here = {
         "vidlib",
         *(p.stem for own in ("tests", "benchmarks") for p in (REPO / own).glob("*.py")),
