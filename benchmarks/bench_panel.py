@@ -35,6 +35,15 @@ def opened(page: Any, lab: str) -> float:
     return time.perf_counter() - began
 
 
+def rested(page: Any) -> None:
+    """Return when all cells have run: the kernel is idle for some seconds, not between two."""
+    quiet = 0
+    while quiet < 6:
+        page.wait_for_timeout(500)
+        idle = page.get_by_text("Python 3 (ipykernel) | Idle").is_visible()
+        quiet = quiet + 1 if idle else 0
+
+
 def answered(page: Any, clip: int) -> float:
     """Choose a clip, press Predict; seconds from the click to the answer in words."""
     label = page.locator(".vidlib-clips label").nth(clip)
@@ -53,17 +62,18 @@ def main() -> None:
     if not browsers.CHROMIUM:
         sys.exit("no Chromium here: apt-get install chromium")
     studio.make_dataset()
+    standing, answers = [], []
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
         chromium = p.chromium.launch(executable_path=browsers.CHROMIUM, args=browsers.QUIET)
-        with browsers.jupyter_lab(Path(folder)) as lab:
-            standing, answers = [], []
-            for _ in range(ROUNDS):  # the first also starts the server's own parts
+        for i in range(ROUNDS):  # a server and a kernel of its own each time, as in an afternoon
+            with browsers.jupyter_lab(Path(folder) / str(i)) as lab:
                 page = chromium.new_context(viewport={"width": 1400, "height": 1000}).new_page()
                 standing.append(opened(page, lab))
-                page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=2 * MINUTE)
-            clips = page.locator(".vidlib-clips label").count()
-            for i in range(CLICKS + 1):
-                answers.append(answered(page, (i + 1) % clips))
+                if i < ROUNDS - 1:
+                    continue
+                rested(page)
+                clips = page.locator(".vidlib-clips label").count()
+                answers = [answered(page, (k + 1) % clips) for k in range(CLICKS + 1)]
         chromium.close()
     print("opening notebook 05 to the panel standing, s:",
           ", ".join(f"{s:.1f}" for s in standing))  # fmt: skip
