@@ -167,6 +167,16 @@ def test_predict_returns_the_prediction(panel: PredictionPanel, small_video: Pat
     assert found is panel.prediction and found.top(1)[0][0] == "waving"
 
 
+def test_the_list_shows_what_is_predicted(
+    panel: PredictionPanel, small_video: Path, tmp_path: Path
+) -> None:
+    other = shutil.copy(small_video, tmp_path / "other.webm")
+    panel.predict(other)
+    assert panel.choose.chosen == -1 and panel.source == other
+    panel.predict(small_video)
+    assert panel.choose.chosen == 0 and answered(panel)  # the mark starts nothing
+
+
 def test_pictured_frames_are_those_of_the_times(panel: PredictionPanel, small_video: Path) -> None:
     panel.predict(small_video)
     picks = figures.top_frames(panel.prediction.frame_weights)

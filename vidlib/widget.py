@@ -129,6 +129,8 @@ class PredictionPanel(widgets.VBox):
         is none, and the status line says why. Waits for work that is under way."""
         self.wait()
         self._stop = ""
+        if path is not None:
+            self._mark(Path(path))
         self._guarded(lambda: self._predict(path))
         return self.prediction
 
@@ -147,6 +149,14 @@ class PredictionPanel(widgets.VBox):
         name = name if len(name) <= 32 else f"{name[:14]}…{name[-14:]}"
         title = f"Prediction panel: {name}, {self.predictor.weights_note}, {p.seconds:.2f} s"
         return figures.panel(self._pictures[int(p.frame_weights.argmax())], p, title, self.k)
+
+    def _mark(self, path: Path) -> None:
+        """Have list and Predict mean `path`, as if it had been chosen there."""
+        paths = [clip.path for clip in self._clips]
+        self.choose.unobserve(self._on_choose, "chosen")
+        self.choose.chosen = paths.index(path) if path in paths else -1
+        self.choose.observe(self._on_choose, "chosen")
+        self.source = path
 
     # --- what the controls do --------------------------------------------------------------------
 
