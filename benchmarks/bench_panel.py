@@ -18,19 +18,15 @@ from typing import Any
 from vidlib import settings, studio
 
 sys.path.insert(0, str(settings.REPO / "tests" / "browser"))
-import conftest as browsers  # noqa: E402
+from conftest import CHROMIUM, IDLE, MINUTE, QUIET, jupyter_lab, run_notebook_05  # noqa: E402
 
 ROUNDS, CLICKS = 3, 20
-MINUTE = 60_000  # milliseconds
 
 
 def opened(page: Any, lab: str) -> float:
     """Open notebook 05, run all its cells; seconds until the panel stands."""
     began = time.perf_counter()
-    page.goto(f"{lab}/lab/tree/notebooks/05_predict.ipynb?reset")
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=2 * MINUTE)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
+    run_notebook_05(page, lab)
     page.locator(".vidlib-clips").first.wait_for(state="attached", timeout=4 * MINUTE)
     return time.perf_counter() - began
 
@@ -40,7 +36,7 @@ def rested(page: Any) -> None:
     quiet = 0
     while quiet < 6:
         page.wait_for_timeout(500)
-        idle = page.get_by_text("Python 3 (ipykernel) | Idle").is_visible()
+        idle = page.get_by_text(IDLE).is_visible()
         quiet = quiet + 1 if idle else 0
 
 
@@ -59,14 +55,14 @@ def answered(page: Any, clip: int) -> float:
 def main() -> None:
     from playwright.sync_api import sync_playwright
 
-    if not browsers.CHROMIUM:
+    if not CHROMIUM:
         sys.exit("no Chromium here: apt-get install chromium")
     studio.make_dataset()
     standing, answers = [], []
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=browsers.CHROMIUM, args=browsers.QUIET)
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         for i in range(ROUNDS):  # a server and a kernel of its own each time, as in an afternoon
-            with browsers.jupyter_lab(Path(folder) / str(i)) as lab:
+            with jupyter_lab(Path(folder) / str(i)) as lab:
                 page = chromium.new_context(viewport={"width": 1400, "height": 1000}).new_page()
                 standing.append(opened(page, lab))
                 if i < ROUNDS - 1:

@@ -36,24 +36,18 @@ CONTENTS = """
 :hidden:
 :maxdepth: 1
 :caption: The course
+:glob:
 
-notebooks/01_look_at_the_data
-notebooks/02_pretrain_with_simsiam
-notebooks/03_see_what_it_learned
-notebooks/04_train_the_transformer
-notebooks/05_predict
+notebooks/*
 ```
 
 ```{toctree}
 :hidden:
 :maxdepth: 1
 :caption: Solutions
+:glob:
 
-notebooks/solutions/01_solutions
-notebooks/solutions/02_solutions
-notebooks/solutions/03_solutions
-notebooks/solutions/04_solutions
-notebooks/solutions/05_solutions
+notebooks/solutions/*
 ```
 
 ```{toctree}

@@ -603,18 +603,17 @@ def attention(
     ax.fill_between(t, w, step="mid", color=SKY, linewidth=0)
     ax.bar(t[top], w[top], width=0.8 * step, color=VERMILION, edgecolor=VERMILION, linewidth=1)
     ax.plot(t[top], w[top] + 0.03 * w.max(), "v", color=VERMILION, label="pictured above")
+    untrained = ""
     if before is not None:
-        ax.step(t, before, where="mid", color="black", linewidth=1.2, label="before training")
+        b = np.asarray(before, float)
+        untrained = f" Before training, shares from {_percent(b.min())} to {_percent(b.max())}."
+        ax.step(t, b, where="mid", color="black", linewidth=1.2, label="before training")
     label = f"if all were equal: {_percent(equal)}"
     ax.axhline(equal, color=GREY, linestyle="--", linewidth=1.2, label=label)
     ax.yaxis.set_major_formatter(lambda v, _: _percent(v))
     ax.set(xlabel="seconds", ylabel="share of attention", xlim=(t[0] - step, t[-1] + step))
     ax.legend(loc="lower right", bbox_to_anchor=(1, 0.96), ncols=3)
     told = ", ".join(f"{t[i]:.2f} s ({_percent(w[i])})" for i in top)
-    untrained = ""
-    if before is not None:
-        b = np.asarray(before, float)
-        untrained = f" Before training, shares from {_percent(b.min())} to {_percent(b.max())}."
     return fig, (
         f"Attention over {_number(len(w), 'frame')}: bars of each frame's share; an equal share "
         f"would be {_percent(equal)}. Pictured, the frames that counted most: {told}.{untrained}"

@@ -23,6 +23,10 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 
 
+MINUTE = 60_000  # milliseconds, what Playwright waits in
+IDLE = "Python 3 (ipykernel) | Idle"
+
+
 @contextlib.contextmanager
 def server(command: list[str], ready: str, home: Path) -> Iterator[str]:
     """Start a server on a free port of this machine; -> its address once `ready` answers."""
@@ -88,6 +92,14 @@ def jupyter_lab(home: Path) -> Iterator[str]:
                f"--ServerApp.root_dir={home}"]  # fmt: skip
     with server(command, "/api/status", home) as address:
         yield address
+
+
+def run_notebook_05(page: Any, lab: str) -> None:
+    """Open notebook 05 in JupyterLab and have all its cells run; returns while they do."""
+    page.goto(f"{lab}/lab/tree/notebooks/05_predict.ipynb")
+    page.get_by_text(IDLE).wait_for(timeout=2 * MINUTE)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
 
 
 @pytest.fixture(scope="session")

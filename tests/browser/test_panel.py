@@ -3,6 +3,7 @@
 Pictures of what was seen are written to $VIDLIB_SCREENSHOTS, to be looked at.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 
 from vidlib import video
 
-MINUTE = 60_000  # milliseconds, what Playwright waits in
+from .conftest import IDLE, MINUTE, run_notebook_05
 
 
 def picture(page: Any, name: str) -> None:
@@ -24,35 +25,35 @@ def picture(page: Any, name: str) -> None:
         page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
-@pytest.fixture(scope="module")
-def notebook(lab: str, browser: Any) -> Iterator[Any]:
-    """Notebook 05 in JupyterLab, run from the first cell to the last."""
-    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+@contextlib.contextmanager
+def page_of(browser: Any, width: int, height: int) -> Iterator[Any]:
+    """A new page that keeps its scripts' errors in `page.wrong`."""
+    context = browser.new_context(viewport={"width": width, "height": height})
     page = context.new_page()
     page.wrong = []
     page.on("pageerror", lambda error: page.wrong.append(str(error)))
-    page.goto(f"{lab}/lab/tree/notebooks/05_predict.ipynb")
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=2 * MINUTE)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
-    page.locator(".vidlib-timeline svg").wait_for(state="attached", timeout=4 * MINUTE)
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=2 * MINUTE)
-    page.locator(".vidlib-clips").scroll_into_view_if_needed()
-    yield page
-    context.close()
+    with contextlib.closing(context):
+        yield page
+
+
+@pytest.fixture(scope="module")
+def notebook(lab: str, browser: Any) -> Iterator[Any]:
+    """Notebook 05 in JupyterLab, run from the first cell to the last."""
+    with page_of(browser, 1400, 1000) as page:
+        run_notebook_05(page, lab)
+        page.locator(".vidlib-timeline svg").wait_for(state="attached", timeout=4 * MINUTE)
+        page.get_by_text(IDLE).wait_for(timeout=2 * MINUTE)
+        page.locator(".vidlib-clips").scroll_into_view_if_needed()
+        yield page
 
 
 @pytest.fixture(scope="module")
 def page(voila: str, browser: Any) -> Iterator[Any]:
     """The panel as a page of its own."""
-    context = browser.new_context(viewport={"width": 1000, "height": 1200})
-    page = context.new_page()
-    page.wrong = []
-    page.on("pageerror", lambda error: page.wrong.append(str(error)))
-    page.goto(voila)
-    page.locator(".vidlib-clips").wait_for(timeout=2 * MINUTE)
-    yield page
-    context.close()
+    with page_of(browser, 1000, 1200) as page:
+        page.goto(voila)
+        page.locator(".vidlib-clips").wait_for(timeout=2 * MINUTE)
+        yield page
 
 
 def status(page: Any) -> Any:
