@@ -23,7 +23,8 @@ from vidlib.settings import REPO
 
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONDA = yaml.safe_load((REPO / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
-TESTS = PROJECT["optional-dependencies"]["test"]
+EXTRAS = PROJECT["optional-dependencies"]
+TESTS = EXTRAS["test"]
 
 
 def bounds(lines: list[str]) -> dict[str, str]:
@@ -40,9 +41,13 @@ def test_conda_and_pip_have_the_same_packages_and_bounds() -> None:
     assert len(listed) == len(bounds(listed)), "a package is listed twice"
 
 
+def test_the_tests_install_every_extra() -> None:
+    assert {*EXTRAS["data"], *EXTRAS["hub"]} <= set(TESTS)
+
+
 def test_every_package_has_a_lower_bound_that_is_installed() -> None:
     for requirement in map(Requirement, PROJECT["dependencies"] + TESTS):
-        assert any(part.operator == ">=" for part in requirement.specifier), requirement
+        assert any(part.operator in (">=", "==") for part in requirement.specifier), requirement
         version = importlib.metadata.version(requirement.name)
         assert requirement.specifier.contains(version, prereleases=True), (requirement, version)
 
@@ -85,9 +90,8 @@ def sources(folder: str) -> str:
 
 @pytest.mark.parametrize("folder", ["vidlib", "notebooks", "tests", "benchmarks"])
 def test_every_import_is_a_listed_package(folder: str) -> None:
-    known = set(
-        bounds(PROJECT["dependencies"] + (TESTS if folder in ("tests", "benchmarks") else []))
-    )
+    extra = {"vidlib": EXTRAS["data"] + EXTRAS["hub"], "tests": TESTS, "benchmarks": TESTS}
+    known = set(bounds(PROJECT["dependencies"] + extra.get(folder, [])))
     here = {
         "vidlib",
         *(p.stem for own in ("tests", "benchmarks") for p in (REPO / own).glob("*.py")),
