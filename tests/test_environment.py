@@ -64,7 +64,7 @@ def test_the_project_names_what_exists() -> None:
 PACKAGE_OF = {"cv2": "opencv-python", "sklearn": "scikit-learn", "IPython": "ipywidgets",
               "nbformat": "nbval", "yaml": "jupyterlab", "packaging": "pytest",
               "jupyter_client": "jupyterlab", "PIL": "matplotlib",
-              "traitlets": "ipywidgets"}  # fmt: skip
+              "traitlets": "ipywidgets", "filelock": "torch", "requests": "pooch"}  # fmt: skip
 
 
 def imported(source: str) -> set[str]:
@@ -102,7 +102,7 @@ def test_every_import_is_a_listed_package(folder: str) -> None:
 
 # a room imports from its own floor and those below it
 FLOORS = (
-    "settings motion video",
+    "settings motion video fetching",
     "studio sampling catalog datasets augment encoders simsiam temporal probes checkpoints",
     "loop features pretraining training endtoend evaluation predict figures exercises",
     "cli widget course doctor",

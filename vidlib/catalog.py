@@ -70,7 +70,7 @@ def _guess_action(stem: str) -> str | None:
     return guess if guess and not CAMERA.fullmatch(guess) else None
 
 
-def _videos(root: Path) -> Iterator[Path]:
+def videos(root: Path) -> Iterator[Path]:
     """Video files below root in name order; hidden ones skipped, linked folders entered once."""
     seen: set[str] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
@@ -126,7 +126,7 @@ def find_clips(root: Path | str | None = None, source: str = "auto") -> list[Cli
         raise UserError(
             f"{root}: {what}: name a folder of clips, or draw some: python -m vidlib studio"
         )
-    paths = list(_videos(root))
+    paths = list(videos(root))
     listed = read_csv(root / CSV_NAME) if (root / CSV_NAME).exists() else []
     places = {path: _place(path, root) for path in paths}
     names = [*STUDIO_ACTIONS, *(row.action for row in listed), *(p[1] for p in places.values())]

@@ -20,6 +20,7 @@ from .settings import PretrainConfig, TrainConfig, UserError
 
 if TYPE_CHECKING:
     from .catalog import Clip
+    from .datasets import Fold
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,7 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, text: str, data: bool = False) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, formatter_class=show_defaults)
         if data:
-            sub.add_argument("--data", type=Path, default=settings.raw_dir(), help="video folder")
+            sub.add_argument(
+                "--data", type=Path, default=settings.raw_dir(),
+                help="video folder, or a set of vidlib download: weizmann, kth, ucf101, hmdb51",
+            )  # fmt: skip
             sub.add_argument(
                 "--source", default="auto", choices=["auto", "own", "studio", "all"],
                 help="which clips; auto: your own if there are any, else the studio's",
@@ -94,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--workers", type=_at_least(1), default=None, help="processes (none: one a core)"
     )
+    sub = command("download", "fetch a real data set from its authors; stopped, it goes on")
+    sub.add_argument("name", metavar="NAME", help="weizmann, kth, ucf101 or hmdb51")
+    sub.add_argument("--to", type=Path, default=None, metavar="FOLDER",
+                     help="where it goes (none: data/sets/NAME)")  # fmt: skip
+    sub.add_argument("--mirror", default=None, metavar="URL",
+                     help="base address of the archives, or a folder with them (none: "
+                     "$VIDLIB_MIRROR, else the authors')")  # fmt: skip
     command("inspect", "count clips, actions and people; open every file; name the bad ones", True)
 
     sub = command("pretrain", "pre-train the frame encoder by SimSiam, without labels", True)
@@ -121,15 +132,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(sub, train)
 
     sub = command("evaluate", "accuracy, per-action table and confusion matrix", True)
-    sub.add_argument("--protocol", default="val", choices=["val", "leave-one-person-out"],
-                     help="val: your weights on the val clips; leave-one-person-out: the whole "
-                     "pipeline once a person, pre-trained and untrained")  # fmt: skip
     sub.add_argument(
-        "--seeds", type=_at_least(1), default=1, help="leave-one-person-out: runs, from --seed on"
-    )
+        "--protocol", default="val",
+        choices=["val", "leave-one-person-out", "official", "1", "2", "3", "random"],
+        help="val: your weights on the val clips; the others: the whole pipeline once a fold, "
+        "pre-trained and untrained; official: as a data set's authors split it; 1 to 3: one of the "
+        "splits of ucf101 or hmdb51; random: by clips, which leaks",
+    )  # fmt: skip
+    sub.add_argument("--seeds", type=_at_least(1), default=1,
+                     help="all protocols but val: runs, from --seed on")  # fmt: skip
     sub.add_argument("--encoder", type=Path, default=None,
-                     help="(none: your own, else shipped); leave-one-person-out: this one in every "
-                     "fold (none: each fold pre-trains its own)")  # fmt: skip
+                     help="(none: your own, else shipped); all protocols but val: this one in "
+                     "every fold (none: each fold pre-trains its own)")  # fmt: skip
     sub.add_argument("--classifier", type=Path, default=None, help="(none: your own, else shipped)")
     sub.add_argument("--device", default=None, help="cuda, mps or cpu")
     sub.add_argument("--json", action="store_true", help="print JSON")
@@ -150,14 +164,27 @@ def _parser() -> argparse.ArgumentParser:
 
 def _clips(args: argparse.Namespace) -> "list[Clip]":
     """The readable clips; bad ones are named and passed over."""
-    from . import catalog
+    from . import catalog, datasets
 
-    clips, bad = catalog.check_clips(catalog.find_clips(args.data, args.source))
+    name = _set_name(args)
+    folder = args.data if args.data.is_dir() else None
+    found = datasets.find(name, folder) if name else catalog.find_clips(args.data, args.source)
+    clips, bad = catalog.check_clips(found)
     for clip, reason in bad:
         print(f"skipped: {reason if str(clip.path) in reason else f'{clip.path}: {reason}'}")
     studio = sum(c.source == "studio" for c in clips)
-    print(f"{len(clips)} clips: {studio} of the studio, {len(clips) - studio} of your own")
+    whose = f"{studio} of the studio, {len(clips) - studio} of your own"
+    print(f"{len(clips)} clips: {datasets.SETS[name].title if name else whose}")
     return clips
+
+
+def _set_name(args: argparse.Namespace) -> str | None:
+    """The data set that --data names, or that lies in that folder."""
+    from . import datasets
+
+    if not args.data.exists() and str(args.data) in datasets.SETS:
+        return str(args.data)
+    return datasets.recognise(args.data)
 
 
 def _split(clips: "list[Clip]") -> "tuple[list[Clip], list[Clip]]":
@@ -176,6 +203,12 @@ def run_studio(args: argparse.Namespace) -> None:
     from . import studio
 
     print(f"drawn: {studio.make_dataset(seed=args.seed, workers=args.workers)}")
+
+
+def run_download(args: argparse.Namespace) -> None:
+    from . import datasets
+
+    datasets.download(args.name, args.to, args.mirror)
 
 
 def run_inspect(args: argparse.Namespace) -> None:
@@ -255,16 +288,18 @@ def run_train(args: argparse.Namespace) -> None:
 def run_evaluate(args: argparse.Namespace) -> None:
     from . import catalog, checkpoints, evaluation, predict
 
-    if args.protocol == "leave-one-person-out":
+    if args.protocol != "val":
         configs = [_config(PretrainConfig, args), _config(TrainConfig, args, "train_")]
         encoder = None
         if args.encoder:  # pre-trained elsewhere: its own settings, not the options
             encoder, meta = checkpoints.load_encoder(args.encoder)
             configs[0] = PretrainConfig(**meta["config"])
-        outcomes = evaluation.leave_one_person_out(
-            _clips(args), *configs, range(args.seed, args.seed + args.seeds),
-            settings.device(args.device), encoder=encoder,
-        )  # fmt: skip
+        seeds = range(args.seed, args.seed + args.seeds)
+        shared = (*configs, seeds, settings.device(args.device))
+        if args.protocol == "leave-one-person-out":
+            outcomes = evaluation.leave_one_person_out(_clips(args), *shared, encoder=encoder)
+        else:
+            outcomes = evaluation.over_folds(_folds(args), *shared, encoder=encoder)
         if args.json:
             print(json.dumps({w: [{m: o.to_json() for m, o in seed.items()} for seed in seeds]
                               for w, seeds in outcomes.items()}))  # fmt: skip
@@ -277,6 +312,20 @@ def run_evaluate(args: argparse.Namespace) -> None:
     result = evaluation.outcome(val, predicted, predictor.actions)
     print(json.dumps(result.to_json()) if args.json else
           f"{predictor.weights_note}\n{result.report()}")  # fmt: skip
+
+
+def _folds(args: argparse.Namespace) -> "list[Fold]":
+    """Of the protocols official, 1, 2, 3 and random."""
+    from . import datasets
+
+    name = _set_name(args)
+    if args.protocol == "random":
+        return [datasets.random_fold(_clips(args), args.seed)]
+    if not name:
+        raise UserError(f"{args.data} is none of the sets {', '.join(datasets.SETS)}, so it has no "
+                        "official protocol: try leave-one-person-out")  # fmt: skip
+    folder = args.data if args.data.is_dir() else None
+    return list(datasets.protocol(name, _clips(args), args.protocol, args.seed, folder))
 
 
 def run_predict(args: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 N test clips, K actions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,8 @@ def untrained(config: PretrainConfig) -> encoders.FrameEncoder:
     return encoders.build(config.backbone, config.stem, config.init).eval()
 
 
-def leave_one_person_out(
-    clips: Sequence[Clip],
+def over_folds(
+    folds: Iterable[tuple[str, list[Clip], list[Clip]]],
     pre: PretrainConfig,
     train: TrainConfig,
     seeds: Sequence[int] = (0,),
@@ -130,19 +130,18 @@ def leave_one_person_out(
     folder: Path | None = None,
     encoder: encoders.FrameEncoder | None = None,
 ) -> dict[str, list[dict[str, Outcome]]]:
-    """The whole pipeline once a person and seed: pre-train on the other people's clips (their
-    frames alone), train on them, test on the person.
+    """The whole pipeline once a fold (name, train, test) and seed: pre-train on the training clips
+    (their frames alone), train on them, test on the others. The folds are a protocol's:
+    `leave_one_person_out`'s here, or those of `datasets.protocol`.
 
     With `encoder`, pre-trained elsewhere by the settings `pre`, that one serves every fold and no
-    frame of these people is pre-trained on.
+    frame of these clips is pre-trained on.
 
     Returns for `pretrained` and `untrained`, for each seed, the outcomes (knn, linear,
-    transformer) over all people's clips. Encoders are kept in `folder` (default: in the cache) by
-    what they were made from, so a run that was stopped goes on.
+    transformer) over all folds' test clips together. Encoders are kept in `folder` (default: in
+    the cache) by what they were made from, so a run that was stopped goes on.
     """
-    clips = catalog.labelled(clips)
-    if len({c.person for c in clips}) < 2 or any(c.person is None for c in clips):
-        raise UserError("leave-one-person-out needs a known person for every clip: see clips.csv")
+    folds = list(folds)
     folder = folder or settings.cache_dir() / "folds"
     everything: dict[str, list[dict[str, Outcome]]] = {
         "pretrained": [],
@@ -153,17 +152,28 @@ def leave_one_person_out(
         p = pre if encoder else replace(pre, seed=seed)
         t = replace(train, seed=seed)
         bare = untrained(p)
-        for person, known, asked in catalog.leave_one_person_out(clips):
-            name = checkpoints.key("fold", p, catalog.fingerprint(known))
-            ours = encoder or pretrain(known, p, folder / f"{name}.pth", device)[0]
+        for name, known, asked in folds:
+            key = checkpoints.key("fold", p, catalog.fingerprint(known))
+            ours = encoder or pretrain(known, p, folder / f"{key}.pth", device)[0]
             for which, e in (("pretrained", ours), ("untrained", bare)):
                 parts[which].append(test(e, p.sampling, known, asked, t, device, progress=False))
             got = {w: parts[w][-1]["transformer"].accuracy for w in parts}
-            say(f"seed {seed}, without {person}: {got['pretrained']:.0%} ({got['untrained']:.0%} "
+            say(f"seed {seed}, {name}: {got['pretrained']:.0%} ({got['untrained']:.0%} "
                 f"untrained) of {len(asked)} clips")  # fmt: skip
         for which, folds in parts.items():
             everything[which].append({m: _join([f[m] for f in folds]) for m in folds[0]})
     return everything
+
+
+def leave_one_person_out(
+    clips: Sequence[Clip], *args: Any, **options: Any
+) -> dict[str, list[dict[str, Outcome]]]:
+    """`over_folds` once a person, who is tested and whose clips are in no training."""
+    clips = catalog.labelled(clips)
+    if len({c.person for c in clips}) < 2 or any(c.person is None for c in clips):
+        raise UserError("leave-one-person-out needs a known person for every clip: see clips.csv")
+    folds = catalog.leave_one_person_out(clips)
+    return over_folds(((f"without {who}", *sides) for who, *sides in folds), *args, **options)
 
 
 def _join(outcomes: Sequence[Outcome]) -> Outcome:
