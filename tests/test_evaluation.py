@@ -88,6 +88,37 @@ def test_a_given_encoder_serves_every_fold_and_nothing_is_pretrained(
     assert used == ["given", "untrained"] * folds
 
 
+def test_any_folds_run_once_a_seed_and_are_joined(
+    quick_clips: Sequence[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def fake_pretrain(clips: Sequence[Clip], *_: Any) -> tuple[str, list]:
+        trained.append(list(clips))
+        return "encoder", []
+
+    def fake_test(encoder: str, sample: dict, train: Sequence[Clip], val: Sequence[Clip],
+                  *_: Any, **__: Any) -> dict[str, Outcome]:  # fmt: skip
+        return {"transformer": evaluation.outcome(val, ["?"] * len(val), [])}
+
+    monkeypatch.setattr(evaluation, "pretrain", fake_pretrain)
+    monkeypatch.setattr(evaluation, "test", fake_test)
+    monkeypatch.setattr(evaluation, "untrained", lambda config: "untrained")
+    a, b, c, d = quick_clips[:4]
+    folds = [("one", [a, b], [c]), ("two", [c], [a, d])]
+    said: list[str] = []
+    quick = profile("quick")
+    outcomes = evaluation.over_folds(
+        iter(folds), PretrainConfig.of(quick), TrainConfig.of(quick), (3, 4), say=said.append
+    )
+    assert trained == [[a, b], [c]] * 2  # never a test clip, and an iterator serves every seed
+    assert [line.split(":")[0] for line in said] == [
+        f"seed {seed}, {name}" for seed in (3, 4) for name in ("one", "two")
+    ]
+    for seeds in outcomes.values():
+        assert [o["transformer"].true for o in seeds] == [[c.action, a.action, d.action]] * 2
+
+
 def test_unknown_people_are_refused(quick_clips: Sequence[Clip]) -> None:
     bare = [replace(c, person=None) for c in quick_clips]
     quick = profile("quick")

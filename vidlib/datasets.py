@@ -101,7 +101,7 @@ SETS: dict[str, DataSet] = {
         ),
         DataSet(
             "kth", "KTH: Recognition of human actions", _KTH_URL,
-            "For non-commercial use; publications cite: C. Schuldt, I. Laptev, B. Caputo. "
+            "For non-commercial use. Cite: C. Schuldt, I. Laptev, B. Caputo. "
             "Recognizing Human Actions: A Local SVM Approach. ICPR 2004.",
             tuple(_KTH_SHA1), 599,  # person13_handclapping_d3 never was there
             tuple(Archive(f"{_KTH_URL}{a}.zip", checksum=f"sha1:{sha1}", folder=a)

@@ -160,8 +160,8 @@ def over_folds(
             got = {w: parts[w][-1]["transformer"].accuracy for w in parts}
             say(f"seed {seed}, {name}: {got['pretrained']:.0%} ({got['untrained']:.0%} "
                 f"untrained) of {len(asked)} clips")  # fmt: skip
-        for which, folds in parts.items():
-            everything[which].append({m: _join([f[m] for f in folds]) for m in folds[0]})
+        for which, tested in parts.items():
+            everything[which].append({m: _join([f[m] for f in tested]) for m in tested[0]})
     return everything
 
 
