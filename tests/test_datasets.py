@@ -192,7 +192,7 @@ def small(
     server: Served, small_video: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[[str], Served]:
     """A function that puts a small set on the server, with the real one's names, and returns it."""
-    monkeypatch.setattr(rarfile, "tool_setup", lambda: None)  # stored members need no program
+    monkeypatch.setattr(rarfile, "tool_setup", lambda **_: None)  # stored members need no program
     monkeypatch.setenv("VIDLIB_DATA", str(tmp_path / "data"))
     for variable in ("MIRROR", "MIRROR_KTH", "KTH", "WEIZMANN"):
         monkeypatch.delenv(f"VIDLIB_{variable}", raising=False)
@@ -537,13 +537,38 @@ def test_without_a_program_for_rar_nothing_is_fetched(
 ) -> None:
     server = small("ucf101")
 
-    def none() -> None:
+    def none(**_: object) -> None:
         raise rarfile.RarCannotExec("Cannot find working tool")
 
     monkeypatch.setattr(rarfile, "tool_setup", none)
-    with pytest.raises(UserError, match="unrar, unar, 7z or bsdtar.*apt install"):
+    with pytest.raises(UserError, match="unar or unrar .*apt install.*7-Zip"):
         datasets.download("ucf101", say=lambda text: None)
     assert not server.asked
+
+
+def test_a_program_that_cannot_unpack_costs_no_download(
+    small: Callable[[str], Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, read = small("hmdb51"), rarfile.RarFile.open
+
+    def fails(self: rarfile.RarFile, member: object) -> object:
+        raise rarfile.BadRarFile("Failed the read enough data")
+
+    monkeypatch.setattr(rarfile.RarFile, "open", fails)
+    with pytest.raises(UserError, match="the program here cannot unpack it.*unar"):
+        datasets.download("hmdb51", say=lambda text: None)
+    monkeypatch.setattr(rarfile.RarFile, "open", read)
+    datasets.download("hmdb51", say=lambda text: None)
+    assert len(server.asked) == 2
+
+
+def test_a_solid_archive_is_left_to_its_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.rar").write_bytes(rarred({f"{n}.avi": b"x" for n in range(101)}))
+    monkeypatch.setattr(rarfile.RarFile, "is_solid", lambda self: True)
+    with pytest.raises(UserError, match="one block: unpack it"):
+        fetching.unpack(tmp_path / "a.rar", tmp_path / "root", {".avi"}, 1000)
 
 
 # -- archives that are not trusted --

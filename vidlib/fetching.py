@@ -21,8 +21,8 @@ from .settings import UserError
 TRIES, WAIT = 5, 2.0  # without a byte gained; seconds before the next, doubled each time
 BLOCK = 1 << 16  # bytes; a connection that breaks loses the last block at most
 RAR_TOOLS = (
-    "one of the programs unrar, unar, 7z or bsdtar: apt install unar (Linux), brew install unar "
-    "(macOS), or 7-Zip with its folder on the PATH (Windows)"
+    "the program unar or unrar (Linux: apt install unar; macOS: brew install unar) or by 7-Zip "
+    "(Windows: its folder on the PATH)"
 )
 
 
@@ -56,7 +56,8 @@ def need_rar_tool() -> None:
     """UserError, which names the remedies, when no program here unpacks .rar."""
     rarfile = libraries()[1]
     try:
-        rarfile.tool_setup()
+        # rarfile 4.5 calls bsdtar as `-f -- name`, which it does not understand
+        rarfile.tool_setup(bsdtar=False, force=True)
     except rarfile.RarCannotExec as error:
         raise UserError(f"a .rar is unpacked by {RAR_TOOLS}; then run this again") from error
 
@@ -189,19 +190,24 @@ def alone(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """A ZipFile or RarFile: they share infolist() and open(). UserError when it is damaged."""
+    """A ZipFile or RarFile: they share infolist() and open(). Damaged when it is not whole, but a
+    UserError where the program that unpacks .rar may be to blame."""
     rarfile = libraries()[1]
-    damaged = (zipfile.BadZipFile, zlib.error, rarfile.Error, EOFError, NotImplementedError,
-               RuntimeError)  # fmt: skip
+    broken = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
     try:
-        with (rarfile.RarFile if path.suffix.lower() == ".rar" else zipfile.ZipFile)(
-            path
-        ) as archive:
-            yield archive
-    except rarfile.RarCannotExec as error:
-        raise UserError(f"{path} is unpacked by {RAR_TOOLS}; then run this again") from error
-    except damaged as error:
+        archive = (rarfile.RarFile if path.suffix.lower() == ".rar" else zipfile.ZipFile)(path)
+    except (*broken, rarfile.Error) as error:
         raise Damaged(f"{path} is damaged ({error})") from error
+    try:
+        with archive:
+            yield archive
+    except broken as error:
+        raise Damaged(f"{path} is damaged ({error})") from error
+    except rarfile.Error as error:  # such as unrar-free, and a 7z that was built without RAR
+        raise UserError(
+            f"{path} is damaged, or the program here cannot unpack it ({error}): it is unpacked by "
+            f"{RAR_TOOLS}; if it was, delete that file"
+        ) from error
 
 
 def _is_link(member: Any) -> bool:
@@ -243,6 +249,9 @@ def unpack(path: Path, root: Path, suffixes: Collection[str], limit: int) -> int
                   if t.suffix.lower() in suffixes]  # fmt: skip
         todo = [(m, t) for m, t in wanted if not _is_whole(t, m.file_size)]
         need_space(root, sum(m.file_size for m, _ in todo))
+        if len(todo) > 100 and getattr(archive, "is_solid", bool)():  # each would read all before
+            raise UserError(f"{path} is packed as one block: unpack it to {root} with unar or "
+                            "unrar, then run this again")  # fmt: skip
         for member, target in settings.bar(todo, desc=path.name, unit="file"):
             _write(path, archive, member, target)
     for member, target in wanted:
