@@ -15,7 +15,16 @@ import pytest
 import torch
 from torchvision.models import get_model, get_model_weights
 
-from vidlib import checkpoints, cli, encoders, features, pretraining, probes, settings, training
+from vidlib import (
+    checkpoints,
+    cli,
+    encoders,
+    evaluation,
+    features,
+    pretraining,
+    probes,
+    training,
+)
 from vidlib.catalog import Clip
 from vidlib.predict import Predictor
 from vidlib.settings import PretrainConfig, TrainConfig, UserError, profile
@@ -287,8 +296,8 @@ def test_no_step_keeps_the_encoder_as_it_starts(
     few = ["--data", str(quick_clips[0].path.parent), "--device", "cpu"]
     assert cli.main(["pretrain", *few, "--steps", "0", "--out", str(out)]) == 0
     assert "resnet8 as it starts (weights: none): saved" in capsys.readouterr().out
-    settings.seed_everything(0)
-    assert checkpoints.load_encoder(out)[1]["id"] == encoders.identity(encoders.build())
+    start = evaluation.untrained(PretrainConfig.of(profile("quick")))
+    assert checkpoints.load_encoder(out)[1]["id"] == encoders.identity(start)
 
 
 def test_identity_follows_the_weights() -> None:
