@@ -114,7 +114,7 @@ def difference(x: Tensor, views: Views) -> tuple[float, float]:
 def with_linear_hue(views: Views) -> Views:
     """The same views with the hue turned as the other recipes turn it, for comparison."""
     assert views.hue is not None
-    return replace(views, hue=None, colour=views.colour @ augment._hue_matrix(views.hue))
+    return replace(views, hue=None, colour=views.colour @ augment.hue_matrix(views.hue))
 
 
 def main() -> None:

@@ -65,6 +65,8 @@ def test_small_stem_keeps_more_pixels_and_fits_resnets_only() -> None:
     ("arguments", "says"),
     [
         (("resnet999",), "no backbone"),
+        (("ResNet18",), "such as resnet101"),
+        (("fasterrcnn_resnet50_fpn",), "no backbone"),  # it finds things, it names none
         (("resnet10", "huge"), "stem"),
         (("resnet10", "imagenet", "imagenet"), "no ImageNet weights"),
         (("resnet18", "small", "imagenet"), "do not fit"),
