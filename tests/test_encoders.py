@@ -71,7 +71,7 @@ def test_small_stem_keeps_more_pixels_and_fits_resnets_only() -> None:
         (("resnet10", "imagenet", "imagenet"), "no ImageNet weights"),
         (("resnet18", "small", "imagenet"), "do not fit"),
         (("resnet18", "imagenet", "kinetics"), "no Kinetics weights: use --backbone swin3d_t"),
-        (("swin3d_t", "imagenet", "imagenet"), "no ImageNet weights"),
+        (("swin3d_t", "imagenet", "imagenet"), "no ImageNet weights: use --init kin"),
         (("swin3d_t", "small"), "for ResNets"),
         (("r3d_18",), "choose swin3d_t"),
         (("squeezenet1_0",), "no final linear layer"),

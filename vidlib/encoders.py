@@ -187,8 +187,10 @@ def _load_published(encoder: FrameEncoder, weights: str) -> None:
     name, said = encoder.name, {"imagenet": "ImageNet", "kinetics": "Kinetics"}[weights]
     entry = None if name in STAGES else _published(name)
     if entry is None or not entry.name.startswith(weights.upper()):
-        fits = "resnet18 or larger" if weights == "imagenet" else "swin3d_t"
-        raise UserError(f"{name} has no {said} weights: use --backbone {fits}")
+        fits = "--backbone resnet18 or larger" if weights == "imagenet" else "--backbone swin3d_t"
+        if isinstance(encoder, ClipEncoder):
+            fits = "--init kinetics"
+        raise UserError(f"{name} has no {said} weights: use {fits}")
     if encoder.stem != "imagenet":
         raise UserError(f"{said} weights do not fit the small stem: use --stem imagenet")
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
