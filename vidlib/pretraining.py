@@ -86,15 +86,15 @@ def pretrain(
 
     Returns the last step's encoder (never the one of lowest loss: a collapsed run has the lowest)
     and a record a step: step, loss, collapse, lr, seconds, and `knn` every `monitor_every` steps
-    where clips are labelled (half of the training people against the other half).
+    where clips are labelled (half of the training people against the other half). With no step
+    that is the encoder as it starts.
     With `out` the encoder is written there; a file made from the same settings and clips is loaded
     instead, and an interrupted run goes on (see `loop.run`, also for `on_step`, `save_every`,
     `stop_at`). Raises Interrupted, Collapsed, UserError (no clips, non-finite loss).
     """
     if not clips:
         raise UserError("no clips to pre-train on: run vidlib studio, or add videos")
-    if config.recipe not in augment.RECIPES:
-        raise UserError(f"no recipe '{config.recipe}': choose {', '.join(augment.RECIPES)}")
+    augment.named(config.recipe, config.background)  # refused before anything is computed
     start = sampling.file_key(config.init) if Path(config.init).is_file() else config.init
     run_key = checkpoints.key(
         "pretrain", asdict(config), start, catalog.fingerprint(clips), motion.FORMAT
@@ -104,7 +104,10 @@ def pretrain(
         return encoder, meta["history"]
     device = device or settings.device()
     settings.seed_everything(config.seed)
-    encoder = encoders.build(config.backbone, config.stem, config.init)
+    encoder = encoders.build(config.backbone, config.stem, config.init, config.size)
+    if not config.steps:
+        return _keep(out, encoder, [], run_key, config, clips, device), []
+    encoders.of_frames(encoder, "SimSiam")
     model = SimSiam(
         encoder, encoder.dim, config.center, config.clip_loss,
         hidden=config.hidden, bottleneck=config.bottleneck,
@@ -150,6 +153,19 @@ def pretrain(
         "pre-training", config.steps, step, {"model": model, "optimiser": optimiser}, run_key,
         out, on_step, save_every, stop_at, progress,
     )  # fmt: skip
+    return _keep(out, encoder, history, run_key, config, clips, device), history
+
+
+def _keep(
+    out: Path | None,
+    encoder: encoders.FrameEncoder,
+    history: list[Record],
+    run_key: str,
+    config: PretrainConfig,
+    clips: Sequence[Clip],
+    device: torch.device,
+) -> encoders.FrameEncoder:
+    """The finished encoder, ready to use, and written to `out`."""
     encoder = encoder.cpu().eval()
     if out:
         meta = {
@@ -159,12 +175,12 @@ def pretrain(
         }  # fmt: skip
         checkpoints.save_encoder(out, encoder, meta)
         loop.finish(out)
-    return encoder, history
+    return encoder
 
 
 def random_view(x: Tensor, config: PretrainConfig, rng: torch.Generator) -> Tensor:
     """A random view of float (G, F, 3, H, W), of the same shape, by the config's recipe."""
-    recipe = augment.RECIPES[config.recipe]
+    recipe = augment.named(config.recipe, config.background)
     if config.shared_view:
         return augment.apply(x, augment.draw(len(x), recipe, rng))
     each = x.flatten(0, 1)[:, None]  # every frame a clip of its own
