@@ -1,4 +1,4 @@
-"""VideoMAE's weights from and to files: the authors' names, those of `transformers`, and config.json.
+"""VideoMAE's weights from and to files, by the authors' names and by those of `transformers`.
 
 Knows names and files, no model: a state is a dict of parameters by name.
 """
@@ -25,6 +25,7 @@ LICENCE = (
 EXTRA = "published weights need two more packages: pip install 'vidlib[hub]'"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FILES = ("model.safetensors", "pytorch_model.bin")
+KIND = "VideoMAE"  # in a weight file of our own loops
 
 # config.json's names -> ours; what is absent there has the published base model's value
 FIELDS = {
@@ -109,7 +110,7 @@ def from_authors(state: State) -> State:
 
 
 def shape(about: dict[str, Any], source: str | Path) -> dict[str, Any]:
-    """A config.json's content -> the fields of `videomae.Config`. UserError for another kind of
+    """A config.json's content -> the fields of `tubelets.Config`. UserError for another kind of
     model, or a VideoMAE that ours is not."""
     if about.get("model_type") != "videomae":
         raise UserError(
@@ -131,7 +132,7 @@ def shape(about: dict[str, Any], source: str | Path) -> dict[str, Any]:
 
 
 def describe(config: Any, kind: str) -> dict[str, Any]:
-    """A `videomae.Config` -> what config.json holds; `kind` is transformers' name of the model."""
+    """A `tubelets.Config` -> what config.json holds; `kind` is transformers' name of the model."""
     values = asdict(config)
     labels = dict(enumerate(values["classes"]))
     return {
@@ -148,45 +149,90 @@ KINDS = {"VideoMAE": "VideoMAEModel", "Pretrainer": "VideoMAEForPreTraining",
          "Classifier": "VideoMAEForVideoClassification"}  # fmt: skip
 
 
-def read(source: str | Path) -> tuple[State, dict[str, Any]]:
-    """Weights by the names of our models, and config.json's content ({} beside a file of the
-    authors); `source` as in `videomae`'s `from_pretrained`. Warns of the licence unless the
-    weights are one's own."""
-    path = Path(source)
+def read(source: str | Path) -> tuple[State, dict[str, Any] | None]:
+    """Weights by the names of our models, and the fields of their `tubelets.Config` (None beside a
+    file of the authors, which does not say); `source` as in `videomae`'s `from_pretrained`. Warns
+    of the licence unless the weights are one's own. UserError when they cannot be had or read."""
+    path, fields = Path(source), None
     if path.is_file():
-        state, about = _unpickle(path), {}
-    elif path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"{path} has no config.json: name a folder of a VideoMAE model")
-        about = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        files = [path / name for name in FILES if (path / name).is_file()]
-        if not files:
-            raise UserError(f"{path} has none of {', '.join(FILES)}: copy or download it again")
-        state = _read(files[0])
+        content = _load(path)
+        if content.get("kind") == KIND:
+            return content["state"], content["config"]
+        state = content
     else:
-        raise UserError("not yet")
-    if "vidlib" not in about:
+        if path.is_dir():
+            about_file, file = _first(path, "config.json"), _first(path, *FILES)
+        elif HUB_ID.fullmatch(str(source)):
+            about_file, file = _fetch(str(source), "config.json"), _fetch(str(source), *FILES)
+        else:
+            raise UserError(f"{source}: no such folder, and no id of the Hub (owner/name)")
+        about = _json(about_file)
+        fields, state = shape(about, source), _load(file)
+    if fields is None or "vidlib" not in about:
         warnings.warn(LICENCE.format(source), stacklevel=3)
+    for inner in ("model", "module", "state_dict"):  # beside what else a training keeps
+        state = state.get(inner, state)
     theirs = any(".layer." in n or "decoder_layers" in n for n in state)
-    return (from_transformers(state) if theirs else from_authors(state)), about
+    return (from_transformers(state) if theirs else from_authors(state)), fields
 
 
-def _read(file: Path) -> State:
-    if file.suffix != ".safetensors":
-        return _unpickle(file)
+def _first(folder: Path, *names: str) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder} has no {' and no '.join(names)}: name a folder with a VideoMAE")
+
+
+def _fetch(repo: str, *names: str) -> Path:
+    """The first of these files that the Hub has of a model, downloaded once into its own cache."""
     try:
-        from safetensors.torch import load_file
+        from huggingface_hub import hf_hub_download, utils
     except ImportError as error:
         raise UserError(EXTRA) from error
-    return load_file(file)
+    for name in names:
+        try:
+            return Path(hf_hub_download(repo, name))
+        except utils.RepositoryNotFoundError as error:
+            raise UserError(f"{repo}: neither a folder nor a model of the Hub: check it") from error
+        except utils.LocalEntryNotFoundError as error:
+            raise UserError(
+                f"{repo} is not in the Hub's cache and the Hub cannot be reached: check the "
+                "network, or name a folder with the model's files"
+            ) from error
+        except utils.EntryNotFoundError:
+            continue
+        except (utils.HfHubHTTPError, utils.HFValidationError, OSError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"{repo} could not be downloaded ({reason}): try again") from error
+    raise UserError(f"{repo} on the Hub has no {' and no '.join(names)}: name another model")
 
 
-def _unpickle(file: Path) -> State:
-    # the authors' files also hold the options of their training, a Namespace
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    for inner in ("model", "module", "state_dict"):
-        content = content.get(inner, content)
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: copy or download it again") from error
+    return about if isinstance(about, dict) else {}
+
+
+def _load(file: Path) -> dict[str, Any]:
+    """A file's content; nothing in it is run."""
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        # the authors' files also hold the options of their training: a Namespace, plain values
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except ImportError as error:
+        raise UserError(EXTRA) from error
+    except Exception as error:  # damaged files raise a dozen kinds of errors
+        raise UserError(
+            f"{file} is damaged or no weight file: copy or download it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} holds no VideoMAE's weights: name another file")
     return content
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from . import published
+from .settings import UserError
 from .tubelets import CONFIGS, MEAN, STD, Config, normalise, put, sinusoids, split, take, tube_mask
 
 __all__ = ["CONFIGS", "Classifier", "Config", "Pretrainer", "VideoMAE", "normalise",
@@ -79,7 +80,7 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Each tubelet to a token, (B, T, 3, H, W) -> (B, N, C): a convolution that does not overlap."""
+    """Each tubelet to a token by a convolution: (B, T, 3, H, W) -> (B, N, C)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv3d(3, config.width, side, stride=side)
 
     def forward(self, clip: Tensor, index: Tensor | None = None) -> Tensor:
-        """With `index` (B, V) for those tubelets alone: a tenth of the work when nine are hidden."""
+        """With `index` (B, V) those tubelets alone: a tenth of the work when nine are hidden."""
         if index is None:
             return self.proj(clip.transpose(1, 2)).flatten(2).mT
         weight = self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)
@@ -106,16 +107,17 @@ class _Model(nn.Module):
     def from_pretrained(cls, source: str | Path, config: Config | None = None) -> Self:
         """A model with published or own weights, in eval mode on the CPU.
 
-        `source`: an id on the Hugging Face Hub, such as MCG-NJU/videomae-base (it is downloaded
-        once, into the Hub's own cache), a folder with config.json beside model.safetensors or
-        pytorch_model.bin, or a file of the authors (.pth), whose `config` has to be given. Names
-        of the authors and of `transformers` are understood. Warns that published weights are for
-        non-commercial use. UserError when there are none, or not this kind of model's.
+        `source`: an id on the Hugging Face Hub, such as MCG-NJU/videomae-base (downloaded once,
+        into the Hub's own cache); a folder with config.json beside model.safetensors or
+        pytorch_model.bin; a file of `videomae_loops`; or a file of the authors
+        (.pth), whose `config` has to be given. Names of the authors and of `transformers` are
+        understood. Warns that published weights are for non-commercial use. UserError when there
+        are none, or they are another kind of model's.
         """
-        state, about = published.read(source)
-        if config is None:
-            config = Config(**published.shape(about, source))
-        model = cls(config)
+        state, fields = published.read(source)
+        if config is None and fields is None:
+            raise UserError(f"{source} does not say its shape: give config=CONFIGS['base'], say")
+        model = cls(config or Config(**fields))
         published.fill(model, state, source)
         return model.eval()
 
