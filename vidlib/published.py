@@ -186,24 +186,26 @@ def _first(folder: Path, *names: str) -> Path:
 def _fetch(repo: str, *names: str) -> Path:
     """The first of these files that the Hub has of a model, downloaded once into its own cache."""
     try:
-        from huggingface_hub import hf_hub_download, utils
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, utils
     except ImportError as error:
         raise UserError(EXTRA) from error
-    for name in names:
-        try:
-            return Path(hf_hub_download(repo, name))
-        except utils.RepositoryNotFoundError as error:
-            raise UserError(f"{repo}: neither a folder nor a model of the Hub: check it") from error
-        except utils.LocalEntryNotFoundError as error:
-            raise UserError(
-                f"{repo} is not in the Hub's cache and the Hub cannot be reached: check the "
-                "network, or name a folder with the model's files"
-            ) from error
-        except utils.EntryNotFoundError:
-            continue
-        except (utils.HfHubHTTPError, utils.HFValidationError, OSError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"{repo} could not be downloaded ({reason}): try again") from error
+    for kept in (True, False):  # what was downloaded before needs no network
+        for name in names:
+            try:
+                if not kept:  # fails at once; the download would try for half a minute
+                    get_hf_file_metadata(hf_hub_url(repo, name))
+                return Path(hf_hub_download(repo, name, local_files_only=kept))
+            except utils.EntryNotFoundError:
+                continue
+            except utils.RepositoryNotFoundError as error:
+                raise UserError(
+                    f"{repo}: neither a folder nor a model of the Hub: check the id"
+                ) from error
+            except Exception as error:  # of its HTTP library, which changes between versions
+                raise UserError(
+                    f"{repo} is not in the Hub's cache and the Hub cannot be reached ({error}): "
+                    "check the network, or name a folder with the model's files"
+                ) from error
     raise UserError(f"{repo} on the Hub has no {' and no '.join(names)}: name another model")
 
 

@@ -146,7 +146,8 @@ class VideoMAE(_Model):
         c = config
         self.patch_embed = PatchEmbed(c)
         self.register_buffer("positions", sinusoids(c.tokens, c.width), persistent=False)
-        drops = torch.linspace(0, drop_path, c.depth).tolist()  # deeper blocks more often
+        # deeper blocks more often
+        drops = [drop_path * i / max(1, c.depth - 1) for i in range(c.depth)]
         self.blocks = nn.ModuleList(Block(c.width, c.heads, c.hidden, c, d) for d in drops)
         self.norm = nn.Identity() if c.mean_pool else nn.LayerNorm(c.width, eps=c.eps)
         self.apply(_initialise)
@@ -247,7 +248,7 @@ class Pretrainer(_Model):
         predicted, masked = self.predict(clip, mask)
         with torch.no_grad():
             target = self.targets(clip, masked)[0].flatten(2)
-        return F.mse_loss(predicted.float(), target.float()), predicted
+        return F.mse_loss(predicted.to(target.dtype), target), predicted
 
     @torch.no_grad()
     def reconstruct(self, clip: Tensor, mask: Tensor) -> Tensor:

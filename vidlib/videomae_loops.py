@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from . import augment, catalog, checkpoints, loop, motion, published, sampling, settings
+from . import augment, catalog, checkpoints, encoders, loop, motion, published, sampling, settings
 from .catalog import Clip
 from .loop import Record
 from .settings import UserError, _Checked, option
@@ -203,10 +203,10 @@ def finetune_videomae(
         raise UserError(f"training needs two actions or more, found {actions}: add labelled clips")
     scratch = isinstance(start, Config)
     config = on_grid(start if isinstance(start, Config) else start.config)
-    weights = [] if isinstance(start, Config) else [v.cpu().numpy() for v in start.parameters()]
+    weights = None if isinstance(start, Config) else encoders.identity(start)
     run_key = checkpoints.key(
         "tune", asdict(config), asdict(options), catalog.fingerprint(clips), motion.FORMAT,
-        checkpoints.arrays_key(weights),
+        weights,
     )  # fmt: skip
     if (done := _finished(out, run_key)) is not None:
         return Classifier.from_pretrained(out), done
