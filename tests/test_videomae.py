@@ -304,9 +304,10 @@ def ours(kind: type, model: nn.Module) -> nn.Module:
 
 
 def near(a: Tensor, b: Tensor) -> None:
-    """In float64 a true difference could not hide in rounding."""
+    """In float64 no true difference can hide in rounding; theirs still rounds the pixels' mean and
+    spread to float32, which is 1e-8 in the loss."""
     assert a.shape == b.shape and a.dtype == b.dtype
-    assert (a - b).abs().max() < (1e-5 if a.dtype == torch.float32 else 1e-10)
+    assert (a - b).abs().max() < (1e-5 if a.dtype == torch.float32 else 1e-7)
 
 
 # the same examples every time: in float32 rounding alone may once in a long while exceed 1e-5

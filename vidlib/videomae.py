@@ -160,7 +160,9 @@ class VideoMAE(_Model):
                              f"not {tuple(clip.shape)}")  # fmt: skip
         positions = self.positions if index is None else self.positions[index]
         x = self.patch_embed(clip, index)
-        return x + positions.to(x.dtype)
+        # in this order the sum is contiguous, as the convolution's transposed tokens are not: every
+        # norm after it would copy
+        return positions.to(x.dtype) + x
 
     def states(self, clip: Tensor, index: Tensor | None = None) -> Iterator[Tensor]:
         """The tokens before the first block and after each one: depth + 1 of (B, N, C)."""
