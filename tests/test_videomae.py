@@ -147,6 +147,8 @@ def test_shapes_of_the_three_models() -> None:
         VideoMAE(TINY)(clip[:, :3])
     with pytest.raises(UserError, match="width is 13: choose a multiple of 3"):
         replace(TINY, width=13)
+    with pytest.raises(UserError, match="background is median: choose none or follow"):
+        replace(TINY, background="median")
 
 
 @pytest.mark.parametrize(
@@ -488,8 +490,8 @@ def test_bad_files_are_one_clear_error(
         ({"model_type": "vivit"}, "is a vivit, not a VideoMAE"),
         ({"hidden_act": "relu"}, "GELU"),
         ({"image_size": [16, 24]}, "square"),
-        ({"intermediate_size": 21}, "not as its config.json says"),
-        ({"num_hidden_layers": 3}, "lacks 13 parameters, encoder.blocks.2"),
+        ({"intermediate_size": 21}, "not as its config says"),
+        ({"num_hidden_layers": 3}, "lacks 13 parameters .* encoder.blocks.2"),
         ({"patch_size": 5}, "size is 16: choose a multiple of 5"),
     ):
         (folder / "config.json").write_text(json.dumps(about | change))
@@ -785,6 +787,8 @@ def test_pretraining_goes_on_to_the_same_curve(quick_clips: Sequence[Clip], tmp_
     assert not ran and told == history and torch.equal(weights(again), weights(whole))
     assert asdict(again.config) == asdict(SMALL)
     assert torch.equal(weights(VideoMAE.from_pretrained(out)), weights(whole.encoder))
+    with pytest.raises(UserError, match="without a classification head"):
+        Classifier.from_pretrained(out)
 
 
 def test_finetuning_goes_on_to_the_same_curve_and_leaves_its_start_alone(
@@ -805,6 +809,8 @@ def test_finetuning_goes_on_to_the_same_curve_and_leaves_its_start_alone(
     assert p.shape == (3, 8) and np.allclose(p.sum(1), 1, atol=1e-5)
     answer = VideoMAEPredictor(out, clips=3, device=CPU).predict(quick_clips[0].path)
     np.testing.assert_allclose(answer.probabilities, p[0], atol=1e-5)
+    with pytest.raises(UserError, match="has no decoder: name a pre-trained model"):
+        Pretrainer.from_pretrained(out)
     scratch, _ = finetune_videomae(quick_clips, SMALL, TUNE, out, CPU, progress=False)
     assert not torch.equal(weights(scratch), weights(whole))
 

@@ -8,7 +8,7 @@ Parameters have the names that they have in the authors' files.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +99,8 @@ class PatchEmbed(nn.Module):
 class _Model(nn.Module):
     """What the three models share: their config, and weights from and to files."""
 
+    needs: ClassVar[str] = ""  # a parameter without which weights are not this model's
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
@@ -115,6 +117,7 @@ class _Model(nn.Module):
         are none, or they are another kind of model's.
         """
         state, fields = published.read(source)
+        published.check(state, cls.needs, source)
         if config is None and fields is None:
             raise UserError(f"{source} does not say its shape: give config=CONFIGS['base'], say")
         model = cls(config or Config(**fields))
@@ -211,6 +214,7 @@ class Decoder(nn.Module):
 class Pretrainer(_Model):
     """Encoder and decoder: from the visible tubelets to the pixels of the masked ones."""
 
+    needs = "decoder.head.weight"
     positions: Tensor
 
     def __init__(self, config: Config) -> None:
@@ -269,6 +273,8 @@ class Classifier(_Model):
     """Encoder, pooled tokens, one linear layer: float (B, T, 3, H, W) -> logits (B, K), one for
     each of the config's `classes`."""
 
+    needs = "head.weight"
+
     def __init__(self, config: Config, drop_path: float = 0.0) -> None:
         super().__init__(config)
         self.encoder = VideoMAE(config, drop_path)
@@ -304,8 +310,8 @@ class Classifier(_Model):
     @torch.inference_mode()
     def multi_view(self, views: Tensor, batch: int = 4) -> Tensor:
         """One film's clips and crops uint8 (V, T, 3, H, W), as `sampling.views` cuts them -> their
-        logits (V, K). The answer for the film is the mean over the views (the paper tests with 5
-        clips x 3 crops). At most `batch` views are in work at once."""
+        logits (V, K). The film's probabilities are the mean of their softmax (the authors test so,
+        with 5 clips x 3 crops). At most `batch` views are in work at once."""
         device = self.head.weight.device
         return torch.cat([self(normalise(v.to(device))).float() for v in views.split(batch)])
 
