@@ -172,7 +172,7 @@ def read(source: str | Path) -> tuple[State, dict[str, Any] | None]:
         elif HUB_ID.fullmatch(str(source)):
             about_file, file = _fetch(str(source), "config.json"), _fetch(str(source), *FILES)
         else:
-            raise UserError(f"{source}: no such folder, and no id of the Hub (owner/name): check it")
+            raise UserError(f"{source}: no such folder, no id of the Hub (owner/name): check it")
         about = _json(about_file)
         fields, state = shape(about, source), _load(file)
     if fields is None or "vidlib" not in about:
