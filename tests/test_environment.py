@@ -104,7 +104,7 @@ def test_every_import_is_a_listed_package(folder: str) -> None:
 FLOORS = (
     "settings motion video",
     "studio sampling catalog augment encoders simsiam temporal probes checkpoints",
-    "loop features pretraining training endtoend evaluation predict figures exercises",
+    "loop features pretraining training endtoend evaluation predict explain figures exercises",
     "cli widget course doctor",
 )
 
