@@ -1,7 +1,7 @@
 """Does it help the Transformer to have predicted hidden frames' features first, without labels?
 
-    python benchmarks/masked_features.py --counts 5 72 --seeds 0 1 2
-    python benchmarks/masked_features.py --counts 5 --share 0.5 --run 1 --pretrain-steps 500
+    python benchmarks/masked_features.py --counts 5 --share 0.5 --run 1 --pretrain-steps 1000
+    python benchmarks/masked_features.py --counts 5 72 --seeds 0 1 2 --people dev test
 
 Three arms on the same labelled clips and the same frozen encoder: the Transformer from random
 weights; from weights that were first trained to predict hidden frames' features of all training
@@ -10,6 +10,7 @@ in all. The encoder is the one that `make course` made. A second call reads the 
 """
 
 import argparse
+import itertools
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +18,17 @@ from typing import Any
 
 import numpy as np
 from few_labels import FEW, draw
+from numpy.typing import NDArray
 from pretraining_recipes import keep, machine, read, sides
 
 from vidlib import catalog, checkpoints, motion, probes, settings
+from vidlib.catalog import Clip
 from vidlib.features import extract_features
 from vidlib.settings import TrainConfig
 from vidlib.training import RUN, SHARE, classify, pretrain_features, train_classifier
 
 ROWS = Path(__file__).with_name("masked_features.jsonl")
-STEPS = 1000  # of masked pre-training
+STEPS = 500  # of masked pre-training
 ARMS = ("none", "masked", "none, as many steps in all")
 
 
@@ -77,72 +80,68 @@ def main() -> None:
     parser.add_argument("--counts", nargs="+", type=int, default=[5, 72])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--people", choices=["dev", "test"], default="dev")
+    parser.add_argument("--people", nargs="+", choices=["dev", "test"], default=["dev"])
     parser.add_argument("--pretrain-steps", type=int, default=STEPS)
     parser.add_argument("--share", type=float, default=SHARE, help="of frames that are hidden")
     parser.add_argument("--run", type=int, default=RUN, help="hidden frames in a row")
     parser.add_argument("--lr", type=float, default=None, help="of pre-training (none: training's)")
     parser.add_argument("--encoder", type=Path, default=settings.encoder_path())
     args = parser.parse_args()
-    studio, asked = sides(args.people)
     encoder, meta = checkpoints.load_encoder(args.encoder)
-    known, unseen = (extract_features(encoder, side, meta["sampling"], progress=False)
-                     for side in (studio, asked))  # fmt: skip
+
+    def features(clips: list[Clip]) -> list[NDArray[np.float32]]:
+        return extract_features(encoder, clips, meta["sampling"], progress=False)
+
+    studio = sides(args.people[0])[0]
+    asked = {people: sides(people)[1] for people in args.people}
+    known, unseen = features(studio), {people: features(clips) for people, clips in asked.items()}
     where = {id(c): i for i, c in enumerate(studio)}
-    truth = [str(c.action) for c in asked]
-    about = {"people": args.people, "pretrain steps": args.pretrain_steps, "share": args.share,
-             "run": args.run, "lr": args.lr, "encoder": meta["id"]}  # fmt: skip
+    masking = {"pretrain steps": args.pretrain_steps, "share": args.share, "run": args.run,
+               "lr": args.lr}  # fmt: skip
     rows, told = read(ROWS), []
-    for seed in args.seeds:
-        first: tuple[Any, Any] | None = None
-        for count in args.counts:
-            train = TrainConfig.of(settings.profile(), seed=seed)
-            # as in few_labels.py: on dev people 200 steps on 40 clips are as good as 1,000
-            train = replace(train, steps=200) if count <= FEW else train
-            unlabelled = replace(train, lr=args.lr or train.lr)
+    for seed, count, arm in itertools.product(args.seeds, args.counts, args.arms):
+        train = TrainConfig.of(settings.profile(), seed=seed)
+        # as in few_labels.py: on dev people 200 steps on 40 clips are as good as 1,000
+        train = replace(train, steps=200) if count <= FEW else train
+        fit = replace(train, steps=train.steps + args.pretrain_steps * (arm == ARMS[2]))
+        how = masking if arm == "masked" else {}  # the others' rows do not depend on it
+        keys = {people: checkpoints.key(
+            arm, count, fit, how, meta["id"], motion.FORMAT, catalog.fingerprint(studio),
+            catalog.fingerprint(clips)) for people, clips in asked.items()}  # fmt: skip
+        lacking = [people for people, key in keys.items() if all(r["key"] != key for r in rows)]
+        if lacking:
+            began, start, result = time.perf_counter(), None, {}
             labelled = draw(studio, count, seed)
-            x, labels = [known[where[id(c)]] for c in labelled], [str(c.action) for c in labelled]
-            for arm in args.arms:
-                extra = args.pretrain_steps if arm == ARMS[2] else 0
-                fit = replace(train, steps=train.steps + extra)
-                # what the other arms share with no masking does not depend on it
-                masking = [about[k] for k in ("pretrain steps", "share", "run", "lr")]
-                key = checkpoints.key(
-                    arm, count, fit, masking if arm == "masked" else None, meta["id"],
-                    motion.FORMAT, catalog.fingerprint(studio), catalog.fingerprint(asked),
+            if arm == "masked":
+                first = TrainConfig.of(settings.profile(), seed=seed, lr=args.lr or train.lr)
+                kept = checkpoints.key(first, how, meta["id"], catalog.fingerprint(studio))
+                start, run = pretrain_features(
+                    known, first, args.pretrain_steps, args.share, args.run,
+                    settings.cache_dir() / "masked" / f"{kept}.pth", progress=False,
                 )  # fmt: skip
-                if not any(r["key"] == key for r in rows):
-                    start, before, began = None, 0.0, time.perf_counter()
-                    if arm == "masked":
-                        if first is None:
-                            first = pretrain_features(
-                                known, unlabelled, args.pretrain_steps, args.share, args.run,
-                                progress=False,
-                            )  # fmt: skip
-                            began = time.perf_counter()
-                        start, before = first[0], first[1][-1]["seconds"]
-                    model, actions, _ = train_classifier(
-                        x, labels, fit, progress=False, start=start
-                    )
-                    seconds = before + time.perf_counter() - began
-                    named = [actions[i] for i in classify(model, unseen).argmax(1)]
-                    right = [n == t for n, t in zip(named, truth, strict=True)]
-                    row = {"arm": arm, "count": count, "seed": seed, "steps": fit.steps, "key": key}
-                    row |= (
-                        about if arm == "masked" else {k: about[k] for k in ("people", "encoder")}
-                    )
-                    row |= {"accuracy": round(float(np.mean(right)), 4)}
-                    if arm == "masked":
-                        end = [r["loss"] for r in first[1][-50:]]
-                        row["masked loss"] = round(float(np.mean(end)), 4)
-                    row |= {"minutes": round(seconds / 60, 3),
-                            "right": "".join("01"[r] for r in right)}  # fmt: skip
-                    rows.append(row | machine())
-                    keep(ROWS, rows)
-                    print({k: v for k, v in row.items() if k not in ("key", "right")}, flush=True)
-                told += [r for r in rows if r["key"] == key]
-    print(table(told))
-    print(gains(told, [c.person or "" for c in asked]))
+                loss, plain = (np.mean([r[k] for r in run[-50:]]) for k in ("loss", "plain"))
+                result["explained"] = round(float(1 - loss / plain), 3)  # of hidden variance
+                began = time.perf_counter() - run[-1]["seconds"]
+            model, actions, _ = train_classifier(
+                [known[where[id(c)]] for c in labelled], [str(c.action) for c in labelled], fit,
+                progress=False, start=start,
+            )  # fmt: skip
+            result["minutes"] = round((time.perf_counter() - began) / 60, 2)
+            for people in lacking:
+                named = [actions[i] for i in classify(model, unseen[people]).argmax(1)]
+                right = [n == c.action for n, c in zip(named, asked[people], strict=True)]
+                row = {"people": people, "arm": arm, "count": count, "seed": seed,
+                       "steps": fit.steps, **how, "accuracy": round(float(np.mean(right)), 4),
+                       **result, "encoder": meta["id"], "key": keys[people]}  # fmt: skip
+                rows.append(row | machine() | {"right": "".join("01"[r] for r in right)})
+                keep(ROWS, rows)
+                print({k: v for k, v in row.items() if k not in ("key", "encoder")}, flush=True)
+        told += [r for r in rows if r["key"] in keys.values()]
+    for people in args.people:
+        of = [r for r in told if r["people"] == people]
+        print(
+            f"\n{people} people\n{table(of)}\n{gains(of, [c.person or '' for c in asked[people]])}"
+        )
 
 
 if __name__ == "__main__":

@@ -152,8 +152,8 @@ def pretrain_features(
     and their features are predicted (`temporal.MaskedFeatures`; mean squared error).
 
     Returns the state for `train_classifier(start=...)`, all but its last layer, and a record a
-    step: step, loss (1 is what predicting each window's mean would give, about), seconds. With
-    `out` it is kept there, and loaded if it was made from the same settings and clips. Raises
+    step: step, loss, plain (what predicting 0, the mean of what is seen, would give), seconds.
+    With `out` it is kept there, and loaded if it was made from the same settings and clips. Raises
     UserError for a non-finite loss, Interrupted when stopped.
     """
     run_key = checkpoints.key(
@@ -182,13 +182,15 @@ def pretrain_features(
         whole.train()
         with settings.autocast(device):
             told, true = whole(x.to(device), valid.to(device), hidden)
-        loss = (told.float() - true).square().sum() / max(1, true.numel())
+        count = max(1, true.numel())  # clips of one frame have none to hide
+        loss = (told.float() - true).square().sum() / count
         if not torch.isfinite(loss):
             raise UserError(f"the loss is not finite at step {i + 1}: try a smaller --lr")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        return {"loss": loss.item()}
+        plain = true.square().sum().item() / count
+        return {"loss": loss.item(), "plain": plain}
 
     history = loop.run(
         "masked pre-training", steps, step, {"model": whole, "optimiser": optimiser}, run_key, out,
