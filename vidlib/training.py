@@ -20,7 +20,7 @@ from .settings import TrainConfig, UserError
 from .temporal import MaskedFeatures, TemporalTransformer, hide
 
 # of masked pre-training: frames hidden, and how many in a row
-SHARE, RUN = 0.75, 4
+SHARE, RUN = 0.25, 2
 
 
 def windows(
