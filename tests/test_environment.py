@@ -107,7 +107,7 @@ FLOORS = (
     "studio sampling catalog datasets augment encoders simsiam temporal probes checkpoints "
     "tubelets published videomae",
     "loop features pretraining training endtoend evaluation predict figures exercises "
-    "videomae_loops",
+    "videomae_loops explain",
     "cli widget course doctor",
 )
 
