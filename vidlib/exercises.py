@@ -280,8 +280,8 @@ def check_shuffled(shuffled: Any) -> str:
 def check_sides(sides: Any) -> str:
     """A function of the lines of an HMDB51 list that returns (names to train on, names to test),
     each in the order of the lines."""
-    lines = ["April_brush_hair_u_nm_np1_ba_goo_0.avi 1 ", "Blond_brush_hair_u_cm_np1_fr_med_0.avi 2",
-             "April_brush_hair_u_nm_np1_ba_goo_1.avi 1 ", "Hair_brush_hair_h_nm_np1_le_goo_2.avi 0 ",
+    lines = ["April_brush_hair_u_nm_np1_ba_goo_0.avi 1 ", "Bob_brush_hair_u_cm_np1_fr_med_0.avi 2",
+             "April_brush_hair_u_nm_np1_ba_goo_1.avi 1 ", "Bun_brush_hair_h_nm_np1_le_goo_2.avi 0 ",
              "", "Soft_brush_hair_f_nm_np1_ba_bad_1.avi 2 "]  # fmt: skip
     names = [line.split()[0] if line else "" for line in lines]
     right = [names[0], names[2]], [names[1], names[5]]
