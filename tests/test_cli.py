@@ -133,6 +133,10 @@ def test_leave_one_person_out_runs_whole(
         (["pretrain", "--background", "wall"], "choose one of follow, median, none"),
         (["train", "--dropout", "nan"], "--dropout is nan: choose 0 to 0.95"),
         (["train", "--finetune-lr", "nan"], "nan is not a number above 0"),
+        (["download", "imagenet"], "choose one of weizmann, kth, ucf101, hmdb51"),
+        (["download", "kth", "--mirror", "nowhere"], "neither a folder here nor an http address"),
+        (["inspect", "--data", "ucf101"], "vidlib download ucf101"),
+        (["evaluate", "--protocol", "official"], "no official protocol"),
         (["train", "--heads", "3"], "--width is 64: choose an even multiple of --heads, 3"),
         (
             ["evaluate", "--protocol", "leave-one-person-out", "--train-depth", "0"],

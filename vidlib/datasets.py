@@ -347,8 +347,8 @@ def _lacking(name: str, folder: Path) -> str:
     known, clips = SETS[name], _clips(name, folder)
     if len(clips) < known.clips:
         counts = Counter(str(clip.action) for clip in clips)
-        few = ", ".join(f"{action} {counts[action]}" for action in known.actions or sorted(counts))
-        return f"{len(clips)} of {known.clips} clips ({few})" if clips else "no clip of it"
+        each = ", ".join(f"{action} {counts[action]}" for action in known.actions)
+        return f"{len(clips)} of {known.clips} clips" + (f" ({each})" if each else "")
     if name in ("ucf101", "hmdb51"):
         try:
             for number in "123":

@@ -18,7 +18,7 @@ from typing import Any
 from . import settings
 from .settings import UserError
 
-TRIES, WAIT = 5, 2.0  # without a byte gained; seconds before the next, doubled each time
+TRIES, WAIT = 4, 1.0  # without a byte gained; seconds before the next, doubled each time
 BLOCK = 1 << 16  # bytes; a connection that breaks loses the last block at most
 RAR_TOOLS = (
     "the program unar or unrar (Linux: apt install unar; macOS: brew install unar) or by 7-Zip "
@@ -252,7 +252,7 @@ def unpack(path: Path, root: Path, suffixes: Collection[str], limit: int) -> int
         if len(todo) > 100 and getattr(archive, "is_solid", bool)():  # each would read all before
             raise UserError(f"{path} is packed as one block: unpack it to {root} with unar or "
                             "unrar, then run this again")  # fmt: skip
-        for member, target in settings.bar(todo, desc=path.name, unit="file"):
+        for member, target in settings.bar(todo, desc=path.name, unit="file", disable=not todo):
             _write(path, archive, member, target)
     for member, target in wanted:
         if target.suffix.lower() == ".rar":
