@@ -44,6 +44,7 @@ class Served:
     files: Files = field(default_factory=dict)
     ranges: bool = True  # whether it knows Range
     length: bool = True  # whether it says Content-Length
+    skips: int = 0  # bytes that it leaves out when it goes on, once
     cuts: list[int] = field(default_factory=list)  # bytes after which it hangs up, request by one
     errors: list[int] = field(default_factory=list)  # statuses it answers first
     asked: list[tuple[str, str]] = field(default_factory=list)  # (name, Range)
@@ -74,6 +75,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
                 self.send_header("Content-Range", f"bytes */{len(body)}")
                 self.end_headers()
                 return
+            if start and served.skips:
+                start, served.skips = start + served.skips, 0
             self.send_response(206 if start else 200)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
@@ -381,6 +384,15 @@ def test_servers_that_know_less(server: Served, tmp_path: Path, ranges: bool, le
 def test_a_part_that_is_whole_or_too_long(server: Served, tmp_path: Path, extra: bytes) -> None:
     (tmp_path / "a.zip.part").write_bytes(b"all of it" + extra)
     assert fetched(server, tmp_path, b"all of it") == b"all of it"
+
+
+def test_a_server_that_goes_on_elsewhere_is_asked_from_the_start(
+    server: Served, tmp_path: Path
+) -> None:
+    (tmp_path / "a.zip.part").write_bytes(b"all")
+    server.skips = 2
+    assert fetched(server, tmp_path, b"all of it") == b"all of it"
+    assert [asked for _, asked in server.asked] == ["bytes=3-", ""]
 
 
 def test_a_server_that_never_gets_there(server: Served, tmp_path: Path) -> None:

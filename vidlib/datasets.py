@@ -260,17 +260,16 @@ def _official_sides(name: str, number: str, around: Sequence[Path]) -> dict[tupl
     sides: dict[tuple[str, str], str] = {}
     for file in sorted(files):
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            if name == "ucf101" and "/" in line:  # Archery/v_Archery_g01_c01.avi 3
-                action, _, video_name = line.partition("/")
+            if name == "ucf101":  # Archery/v_Archery_g01_c01.avi 3
+                action, _, video_name = line.partition(".")[0].partition("/")
                 side = "train" if file.name.startswith("train") else "test"
-                sides[action.lower(), Path(video_name.split()[0]).stem.lower()] = side
-            elif name == "hmdb51" and line.strip():  # 1: train, 2: test, 0: in neither
-                video_name, _, tag = line.strip().rpartition(" ")
+            else:  # ..._goo_0.avi 1; 1: train, 2: test, 0: neither
                 action = file.name.rpartition("_test_split")[0]
-                if tag in "12":
-                    sides[action.lower(), Path(video_name.strip()).stem.lower()] = (
-                        "train" if tag == "1" else "test"
-                    )
+                video_name, _, tag = line.strip().rpartition(" ")
+                video_name = video_name.strip().rpartition(".")[0]
+                side = {"1": "train", "2": "test"}.get(tag, "")
+            if video_name and side:
+                sides[action.lower(), video_name.lower()] = side
     if not sides:
         raise UserError(f"the lists of {name}'s split {number} ({', '.join(patterns)}) are not in "
                         f"{around[0]} nor beside it: python -m vidlib download {name} fetches "
@@ -282,7 +281,7 @@ def random_fold(clips: Iterable[Clip], seed: int = 0, fraction: float = 0.3) -> 
     """About `fraction` of each action's clips for testing, at random; warns of the leak."""
     warnings.warn(
         "a random split puts clips of one person, or cut from one film, on both sides: accuracy "
-        "is too high, and is nothing to compare with; --protocol official does not leak",
+        "is too high, and is nothing to compare with; a set's official protocol does not leak",
         stacklevel=2,
     )
     clips, rng, chosen = catalog.labelled(clips), np.random.default_rng(seed), set[int]()

@@ -102,17 +102,18 @@ class _Resuming:
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         try:
             with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
-                if have and answer.status_code == 416:  # the part is whole, or not of this file
-                    if answer.headers.get("Content-Range", "").endswith(f"/{have}"):
-                        return self._check(url, have)
-                    self.part.unlink()
-                    raise _Lost("the part here is longer than the file there")
+                said = answer.headers.get("Content-Range", "")
+                if have and answer.status_code == 416 and said.endswith(f"/{have}"):
+                    return self._check(url, have)  # the part is whole
+                on = answer.status_code == 206 and said.startswith(f"bytes {have}-")
+                if have and answer.status_code in (206, 416) and not on:
+                    self.part.unlink()  # the server has another file than the one it began with
+                    raise _Lost("the server does not go on from what has come")
                 if answer.status_code >= 500 or answer.status_code == 429:
                     raise _Lost(f"the server answers {answer.status_code} {answer.reason}")
                 if not answer.ok:
                     raise UserError(f"{url}: the server answers {answer.status_code}")
-                asked = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-                have = have if answer.status_code == 206 and asked else 0
+                have = have if on else 0
                 length = answer.headers.get("Content-Length")
                 total = have + int(length) if length else self.archive.size
                 self._check(url, total)
