@@ -224,6 +224,61 @@ def test_collapse(answer: Any, hint: str, capsys: pytest.CaptureFixture[str]) ->
     assert hint in says(exercises.check_collapse, answer, capsys)
 
 
+# --- 06, real videos -----------------------------------------------------------------------------
+
+
+def sides(lines: list[str]) -> tuple[list[str], list[str]]:
+    rows = [line.split() for line in lines if line.strip()]
+    return [n for n, tag in rows if tag == "1"], [n for n, tag in rows if tag == "2"]
+
+
+def test_sides(capsys: pytest.CaptureFixture[str]) -> None:
+    check = exercises.check_sides
+    assert says(check, sides, capsys).startswith("ok")
+
+    def by_end(lines: list[str]) -> tuple[list[str], list[str]]:
+        return [n for n in lines if n.strip().endswith("1")], [n for n in lines if n[-1:] == "2"]
+
+    def not_one(lines: list[str]) -> tuple[list[str], list[str]]:
+        rows = [line.split() for line in lines if line]
+        return [n for n, tag in rows if tag == "1"], [n for n, tag in rows if tag != "1"]
+
+    def empty_too(lines: list[str]) -> tuple[list[str], list[str]]:
+        train, test = sides(lines)
+        return train, [*test, ""]
+
+    for wrong, hint in [
+        (lambda lines: sides(lines)[::-1], "exchanged"),
+        (not_one, "neither side"),
+        (by_end, "split()"),
+        (empty_too, "empty line"),
+        (lambda lines: sides(lines[::-1]), "another order"),
+        (lambda lines: sides(lines[:3]), "got 2 and 1"),
+        (lambda lines: dict(line.split() for line in lines), "ValueError"),
+    ]:
+        assert hint in says(check, wrong, capsys)
+
+
+def films(names: list[str], first: int = 1, last: int = 3) -> list[str]:
+    return ["_".join(name.split("_")[first:last]) for name in names]
+
+
+def test_shared_films(capsys: pytest.CaptureFixture[str]) -> None:
+    check = exercises.check_shared_films
+    assert says(check, lambda a, b: sorted({*films(a)} & {*films(b)}), capsys).startswith("ok")
+    for wrong, hint in [
+        (lambda a, b: {*films(a, 2)} & {*films(b, 2)}, "two films"),
+        (lambda a, b: [f for f in films(b) if f[-3:] in {*films(a, 2)}], "two films"),
+        (lambda a, b: {*films(a, 1, 2)} & {*films(b, 1, 2)}, "every action"),
+        (lambda a, b: {*a} & {*b}, "no clip is on both sides"),
+        (lambda a, b: [f for f in films(b) if f in films(a)], "once"),
+        (lambda a, b: sorted({*films(a)} & {*films(b)}, reverse=True), "sort"),
+        (lambda a, b: sorted({*films(a)} & {*films(b)})[:1], "expected"),
+        (lambda a, b: a[99], "IndexError"),
+    ]:
+        assert hint in says(check, wrong, capsys)
+
+
 # --- 01, look at the data ------------------------------------------------------------------------
 
 

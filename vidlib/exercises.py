@@ -273,6 +273,68 @@ def check_shuffled(shuffled: Any) -> str:
     return "the same frames, another order"
 
 
+# --- 06, real videos -----------------------------------------------------------------------------
+
+
+@told
+def check_sides(sides: Any) -> str:
+    """A function of the lines of an HMDB51 list that returns (names to train on, names to test),
+    each in the order of the lines."""
+    lines = ["April_brush_hair_u_nm_np1_ba_goo_0.avi 1 ", "Bob_brush_hair_u_cm_np1_fr_med_0.avi 2",
+             "April_brush_hair_u_nm_np1_ba_goo_1.avi 1 ", "Bun_brush_hair_h_nm_np1_le_goo_2.avi 0 ",
+             "", "Soft_brush_hair_f_nm_np1_ba_bad_1.avi 2 "]  # fmt: skip
+    names = [line.split()[0] if line else "" for line in lines]
+    right = [names[0], names[2]], [names[1], names[5]]
+    found = sides(list(lines))
+    if found is None or found is ...:
+        raise NotYet("sides returns nothing: return (names to train on, names to test)")
+    train, test = (list(part) for part in found)
+    if (train, test) == right[::-1]:
+        raise NotYet("the sides are exchanged: 1 is training, 2 is testing")
+    if names[3] in (*train, *test):
+        raise NotYet("a clip with 0 is in neither side of this split: leave it out")
+    if any(name != name.strip() or name.endswith((" 1", " 2")) for name in (*train, *test)):
+        raise NotYet("a name still has its number or a space: the lines end with a space now and "
+                     "then, so split() them")  # fmt: skip
+    if "" in (*train, *test):
+        raise NotYet("the empty line became a clip: skip lines without a name")
+    if (sorted(train), sorted(test)) == tuple(map(sorted, right)) and (train, test) != right:
+        raise NotYet("the right names in another order: keep that of the lines")
+    if (train, test) != right:
+        raise NotYet(f"expected {len(right[0])} names to train on and {len(right[1])} to test, "
+                     f"{right[0][0]} first; got {len(train)} and {len(test)}")  # fmt: skip
+    return "1 trains, 2 tests, 0 does neither"
+
+
+@told
+def check_shared_films(shared_films: Any) -> str:
+    """A function of UCF101's file names on either side that returns the films which are on both,
+    as a sorted list of <Action>_gNN."""
+    train = ["v_Archery_g01_c01.avi", "v_Archery_g01_c02.avi", "v_Archery_g02_c01.avi",
+             "v_YoYo_g03_c01.avi", "v_YoYo_g04_c02.avi"]  # fmt: skip
+    test = ["v_Archery_g01_c03.avi", "v_Archery_g03_c01.avi", "v_YoYo_g04_c01.avi",
+            "v_YoYo_g04_c03.avi", "v_YoYo_g02_c01.avi"]  # fmt: skip
+    found = shared_films(list(train), list(test))
+    if found is None or found is ...:
+        raise NotYet("shared_films returns nothing: return a sorted list such as ['Archery_g01']")
+    found, right = [str(name) for name in found], ["Archery_g01", "YoYo_g04"]
+    if set(found) == {"g01", "g02", "g03", "g04"} or {"Archery_g03", "YoYo_g02"} & set(found):
+        raise NotYet("group 3 of Archery and group 3 of YoYo are two films: action and group "
+                     "together name one")  # fmt: skip
+    if set(found) == {"Archery", "YoYo"}:
+        raise NotYet("every action is on both sides, as it must be: it is the films that must not")
+    if not found:
+        raise NotYet("no clip is on both sides, but clips of one film are: drop the _cNN and the "
+                     "ending before you compare")  # fmt: skip
+    if sorted(found) == ["Archery_g01", "YoYo_g04", "YoYo_g04"]:
+        raise NotYet("a film is named once, however many of its clips there are")
+    if sorted(found) == right and found != right:
+        raise NotYet("the right films: sort them")
+    if found != right:
+        raise NotYet(f"expected {right}, got {found}")
+    return "a film is an action and a group, and it lies on one side only"
+
+
 # --- 01, look at the data ------------------------------------------------------------------------
 
 
