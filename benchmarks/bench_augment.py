@@ -5,7 +5,8 @@
 The same views of the same drawn clips by `augment.apply` and by torchvision's functions, fed the
 same drawn parameters; and torchvision's own random transforms, as one would write them, on float
 and on uint8 frames. A view's frames go through torchvision together, so that it is called once a
-clip, not once a frame. Rounds are interleaved; medians.
+clip, not once a frame. Rounds are interleaved; medians. The cores' time tells more than the wall's
+where other work goes on beside.
 """
 
 import argparse
@@ -154,17 +155,20 @@ def main() -> None:
             "its transforms by clip, uint8": lambda x=raw, f=own[False]: torch.stack([*map(f, x)]),
         }
         seconds: dict[str, list[float]] = {name: [] for name in ways}
+        of_cpu: dict[str, list[float]] = {name: [] for name in ways}
         for i in range(ROUNDS + 2):  # the first two warm up
             for name, make in ways.items():
-                began = time.perf_counter()
+                began, busy = time.perf_counter(), time.process_time()
                 make()
                 if i > 1:
                     seconds[name].append(time.perf_counter() - began)
+                    of_cpu[name].append(time.process_time() - busy)
         first = statistics.median(seconds["the whole batch at once"])
         for name, values in seconds.items():
             median = statistics.median(values)
             print(f"{size} px, {name}: {1000 * median:.0f} ms ({1000 * min(values):.0f} to "
-                  f"{1000 * max(values):.0f}), {median / first:.1f} x")  # fmt: skip
+                  f"{1000 * max(values):.0f}), {median / first:.1f} x; of both cores' time "
+                  f"{1000 * statistics.median(of_cpu[name]):.0f} ms")  # fmt: skip
 
 
 if __name__ == "__main__":
