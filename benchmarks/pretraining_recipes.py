@@ -32,20 +32,30 @@ from vidlib.training import classify, train_classifier
 ROWS = Path(__file__).with_name("pretraining_recipes.jsonl")
 MEASURES = 3  # raised by hand when `measure` asks more; rows of before are kept, and not shown
 OLD = {"recipe": "body", "clip_loss": 0.0}
+PLAIN = {"background": "none", "center": False, **OLD}
 # what differs from the course's settings; None: no step at all
 RECIPES: dict[str, dict[str, Any] | None] = {
     "untrained": None,
     "course": {},
     # from the paper's SimSiam on, one change after the other
-    "plain": {"background": "none", "center": False, **OLD},
+    "plain": PLAIN,
     "features centred": {"background": "none", **OLD},
     "pixel median": {"background": "median", "center": False, **OLD},
     "both": {"background": "median", **OLD},
     "both, followed": OLD,
+    # plain SimSiam, one change each
+    "plain, the paper's views": {**PLAIN, "recipe": "paper"},
+    "plain, walls mixed": {**PLAIN, "recipe": "walls"},
+    "plain, gap 0.3 s": {**PLAIN, "gap": 0.3},
+    "plain, own view a frame": {**PLAIN, "shared_view": False},
+    "features centred, walls mixed": {**PLAIN, "center": True, "recipe": "walls"},
     # one change from the course's
     "no clips' loss": {"clip_loss": 0.0},
     "no signs": {"recipe": "body"},
     "no colour": {"recipe": "no-colour"},
+    "the paper's views": {"recipe": "paper"},
+    "blur": {"recipe": "blur"},
+    "solarise": {"recipe": "solarise"},
     "not centred": {"center": False},
     "own view a frame": {"shared_view": False},
     "gap 0.1 s": {"gap": 0.1},

@@ -1,10 +1,15 @@
-"""Views: shared by a clip's frames, in range, linear in colour."""
+"""Views: shared by a clip's frames, in range, linear in colour or just as torchvision's."""
+
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vidlib import augment
 from vidlib.augment import RECIPES, Recipe
+from vidlib.settings import UserError
 
 STILL = Recipe(crop=(1, 1), ratio=(1, 1), flip=0, jitter=0, grey=0)
 
@@ -28,7 +33,7 @@ def test_flip_mirrors_left_and_right_only() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_frames_of_a_clip_share_the_view_and_clips_differ(name: str) -> None:
-    frame = torch.rand(1, 1, 3, 16, 16)
+    frame = torch.rand(4, 1, 3, 16, 16) if RECIPES[name].wall else torch.rand(1, 1, 3, 16, 16)
     out = augment.apply(frame.expand(4, 3, 3, 16, 16), augment.draw(4, RECIPES[name], rng()))
     torch.testing.assert_close(out[:, 0], out[:, 1])
     torch.testing.assert_close(out[:, 0], out[:, 2])
@@ -41,7 +46,7 @@ def test_one_generator_one_result() -> None:
 
 
 def test_crops_stay_inside_and_cover_the_stated_area() -> None:
-    views = augment.draw(2000, RECIPES["paper"], rng())
+    views = augment.draw(2000, Recipe(), rng())
     w, h = views.theta[:, 0, 0].abs(), views.theta[:, 1, 1]
     assert (views.theta[:, 0, 2].abs() + w <= 1 + 1e-5).all()
     assert (views.theta[:, 1, 2].abs() + h <= 1 + 1e-5).all()
@@ -63,7 +68,7 @@ def test_grey_stays_grey_and_red_turns_grey_by_luma() -> None:
 
 def test_colour_is_linear_so_that_differences_of_pixels_can_be_augmented() -> None:
     a, b = torch.rand(2, 3, 2, 3, 8, 8)
-    views = augment.draw(3, RECIPES["paper"], rng(2))
+    views = augment.draw(3, Recipe(), rng(2))
     torch.testing.assert_close(
         augment.apply(a, views) - augment.apply(b, views),
         augment.apply(a - b, views),
@@ -88,3 +93,81 @@ def test_mixing_has_signs_and_rectified_pictures_hold_sizes() -> None:
     assert 0.3 < signs.float().mean() < 0.7
     rows = augment.draw(200, Recipe(mix=1, jitter=0, grey=0), rng()).colour.norm(dim=2)
     assert rows.max() <= 1 + 1e-5  # never louder than the picture was
+
+
+# what the third of three views was before blur, solarising and walls came: theta and colour, row by
+# row; then contrast and rectify of all three
+THETA = [-0.87333, 0.0, 0.01761, 0.0, 0.73494, 0.01308]
+CONTRAST = [0.75842, 0.93295, 0.82746]
+BEFORE = {
+    "motion": [-0.59566, 0.42995, 0.5238, -0.41272, 0.67398, -0.52828, -0.06593, -0.59489,
+               -0.40269, *CONTRAST, 0.0, -1.0, 0.0],
+    "body": [0.9191, -0.31179, 0.24373, 0.17514, 0.8943, -0.21841, -0.287, 0.15035, 0.98768,
+             *CONTRAST, 0.0, 0.0, 0.0],
+    "no-colour": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_the_courses_recipes_draw_the_numbers_that_its_results_were_made_with(name: str) -> None:
+    views = augment.draw(3, RECIPES[name], rng(1))
+    drawn = [views.theta[-1].flatten(), views.colour[-1].flatten(), views.contrast, views.rectify]
+    # the stream is the same everywhere; sines and roots may differ in the last digit
+    torch.testing.assert_close(
+        torch.cat(drawn), torch.tensor(THETA + BEFORE[name]), atol=1e-5, rtol=0
+    )
+    extra = (views.hue, views.blur, views.solarise, views.wall, views.other)
+    assert extra == (None,) * 5
+
+
+@given(st.lists(st.floats(0.05, 3), min_size=2, max_size=2))
+@settings(max_examples=20, deadline=None)  # each new reach of the blur has to be compiled
+def test_blur_leaves_plain_pictures_and_makes_no_new_extremes(sigma: list[float]) -> None:
+    x = torch.rand(2, 2, 3, 12, 16, generator=rng())
+    out = augment.blur(x, torch.tensor(sigma))
+    assert out.min() >= x.min() - 1e-5 and out.max() <= x.max() + 1e-5
+    flat = torch.full_like(x, 0.3)
+    torch.testing.assert_close(augment.blur(flat, torch.tensor(sigma)), flat)
+
+
+def test_blur_is_as_strong_on_a_picture_of_any_size() -> None:
+    """Sigma is a share of the picture: 2 pixels of 224 are 4 of 448."""
+    views = augment.draw(1, Recipe(blur=1, sigma=(2, 2)), rng())
+    assert views.blur is not None and (views.blur * 448).item() == pytest.approx(4)
+    some = augment.draw(1000, RECIPES["paper"], rng()).blur
+    assert some is not None and 0.45 < (some > 0).float().mean() < 0.55
+    assert 0.1 <= some[some > 0].min() * 224 and some.max() * 224 <= 2
+
+
+def test_solarising_inverts_what_is_bright_and_of_differences_the_size_alone() -> None:
+    views = augment.draw(1, replace(STILL, solarise=1, threshold=0.6), rng())
+    x = torch.tensor([0.0, 0.59, 0.61, 0.9, 1.2, -0.59, -0.61, -0.9]).expand(1, 1, 3, 8, 8)
+    out = augment.apply(x, views)[0, 0, 0, 0]
+    expected = torch.tensor([0.0, 0.59, 0.39, 0.1, 0.0, -0.59, -0.39, -0.1])
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
+
+
+def test_a_wall_is_another_clips_still_picture_the_same_in_every_frame() -> None:
+    x = torch.rand(4, 3, 3, 8, 8)
+    views = augment.draw(4, replace(STILL, wall=1, share=(0.3, 0.3)), rng())
+    assert views.other is not None and not (views.other == torch.arange(4)).any()
+    torch.testing.assert_close(
+        augment.apply(x, views), 0.7 * x + 0.3 * x[views.other, :1], atol=1e-5, rtol=0
+    )
+    alone = augment.draw(1, replace(STILL, wall=1), rng())
+    torch.testing.assert_close(augment.apply(x[:1], alone).shape, x[:1].shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "background", "says"),
+    [("walls", "follow", "use --background none"), ("walls", "median", "use --background none"),
+     ("wall", "none", "no recipe 'wall': choose paper, body")],
+)  # fmt: skip
+def test_a_recipe_that_does_not_fit_is_refused(name: str, background: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        augment.named(name, background)
+
+
+def test_hue_turns_through_hsv_where_pictures_are_and_linearly_where_differences_are() -> None:
+    assert augment.named("paper", "none").exact
+    assert not augment.named("paper", "follow").exact

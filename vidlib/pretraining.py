@@ -93,8 +93,7 @@ def pretrain(
     """
     if not clips:
         raise UserError("no clips to pre-train on: run vidlib studio, or add videos")
-    if config.recipe not in augment.RECIPES:
-        raise UserError(f"no recipe '{config.recipe}': choose {', '.join(augment.RECIPES)}")
+    augment.named(config.recipe, config.background)  # refused before anything is computed
     start = sampling.file_key(config.init) if Path(config.init).is_file() else config.init
     run_key = checkpoints.key(
         "pretrain", asdict(config), start, catalog.fingerprint(clips), motion.FORMAT
@@ -164,7 +163,7 @@ def pretrain(
 
 def random_view(x: Tensor, config: PretrainConfig, rng: torch.Generator) -> Tensor:
     """A random view of float (G, F, 3, H, W), of the same shape, by the config's recipe."""
-    recipe = augment.RECIPES[config.recipe]
+    recipe = augment.named(config.recipe, config.background)
     if config.shared_view:
         return augment.apply(x, augment.draw(len(x), recipe, rng))
     each = x.flatten(0, 1)[:, None]  # every frame a clip of its own

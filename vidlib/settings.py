@@ -121,7 +121,8 @@ class PretrainConfig(_Checked):
     frames_per_clip: int = option(4, "frames that share one crop, flip and colour", 1)
     shared_view: bool = option(True, "a clip's frames share crop, flip and colour")
     gap: float = option(0.0, "seconds between the frames that two views have of a clip", 0, 1000)
-    recipe: str = option("motion", "augmentation: paper, body, no-colour or motion")
+    recipe: str = option("motion", "augmentation: paper, body (for few clips), no-colour, motion, "
+                         "blur, solarise, or walls (for --background none)")  # fmt: skip
     lr: float = option(0.2, "learning rate for 256 frames; scaled by batch / 256", 0)
     weight_decay: float = option(1e-4, "of SGD with momentum 0.9", 0)
     hidden: int = option(512, "size of the projector's layers and output", 1)
