@@ -519,8 +519,8 @@ def ablation(
         look, colour = ("^", BLUE) if low > 0 else ("v", VERMILION) if high < 0 else ("o", GREY)
         ax.plot([100 * low, 100 * high], [y, y], color=colour, linewidth=1.8)
         if len(runs) > 1:
-            ax.plot(100 * np.asarray(runs), [y + 0.28] * len(runs), "o", color=colour,
-                    markersize=4, markerfacecolor="white")  # fmt: skip
+            ax.plot(100 * np.asarray(runs), y + np.linspace(0.2, 0.4, len(runs)), "o",
+                    color=colour, markersize=4, markerfacecolor="white")  # fmt: skip
         ax.plot(mean, y, look, color=colour, markersize=8)
         said = f"{name} {mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
         if minutes is not None:
