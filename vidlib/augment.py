@@ -85,7 +85,7 @@ class Views:
     the picture, +1 and -1 replace every channel by +-max |channel|. The others are None where the
     recipe does not ask for them: `hue` (G,) in turns, through HSV (then it is not in `colour`);
     `blur` (G,), its sigma in widths of the picture, and `solarise` (G,), its threshold, 0 for none;
-    `wall` (G,), the share of the clip `other` (G,) in the mixture."""
+    `wall` (G,), the share of another clip in the mixture, and `other` (G,), 0..1, which one."""
 
     theta: Tensor
     colour: Tensor
@@ -161,8 +161,7 @@ def draw(g: int, recipe: Recipe, rng: torch.Generator) -> Views:
         views.solarise = _sometimes(recipe.solarise, torch.full((g,), recipe.threshold), rng)
     if recipe.wall:
         views.wall = _sometimes(recipe.wall, _uniform(g, *recipe.share, rng), rng)
-        apart = torch.randint(1, max(2, g), (g,), generator=rng)
-        views.other = (torch.arange(g) + apart) % g
+        views.other = torch.rand(g, generator=rng)
     return views
 
 
@@ -171,7 +170,10 @@ def apply(x: Tensor, views: Views) -> Tensor:
     g, f, _, h, w = x.shape
     if views.wall is not None and views.other is not None:
         share = _each(views.wall, x)
-        x = (1 - share) * x + share * x[views.other.to(x.device), :1]
+        # one of the others in x, which may be a part of the batch that was drawn for
+        on = 1 + (views.other.to(x.device) * (g - 1)).long()
+        other = (torch.arange(g, device=x.device) + on) % g
+        x = (1 - share) * x + share * x[other, :1]
     theta = views.theta.to(x.device).repeat_interleave(f, dim=0)
     grid = F.affine_grid(theta, [g * f, 3, h, w], align_corners=False)
     x = F.grid_sample(x.flatten(0, 1), grid, align_corners=False, padding_mode="border")

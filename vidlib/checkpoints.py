@@ -132,7 +132,7 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _encoder(spec: Meta, state: dict[str, torch.Tensor], path: Path) -> encoders.FrameEncoder:
-    encoder = encoders.FrameEncoder(**spec)
+    encoder = encoders.build(**spec)
     _fill(encoder, state, path)
     return encoder.eval()
 

@@ -193,6 +193,9 @@ def run_pretrain(args: argparse.Namespace) -> None:
         clips, config, args.out, settings.device(args.device),
         monitor_every=max(1, config.steps // 5),
     )  # fmt: skip
+    if not history:
+        print(f"{config.backbone} as it starts (weights: {config.init}): saved {args.out}")
+        return
     last = history[-1]
     print(
         f"{len(clips)} clips, {last['step']} steps, {last['seconds'] / 60:.1f} min: loss "

@@ -68,7 +68,8 @@ def train_together(
     device = device or settings.device()
     settings.seed_everything(train.seed)
     start = encoder
-    encoder = copy.deepcopy(encoder) or encoders.build(pre.backbone, pre.stem, pre.init)
+    encoder = copy.deepcopy(encoder) or encoders.build(pre.backbone, pre.stem, pre.init, pre.size)
+    encoders.of_frames(encoder, "training end to end")
     target = torch.tensor([actions.index(label) for label in labels], device=device)
     model = TemporalTransformer(
         encoder.dim, len(actions), train.width, train.depth, train.heads, train.window,

@@ -117,7 +117,7 @@ def test(
 def untrained(config: PretrainConfig) -> encoders.FrameEncoder:
     """The encoder as pre-training finds it: same architecture, same seed, no step."""
     settings.seed_everything(config.seed)
-    return encoders.build(config.backbone, config.stem, config.init).eval()
+    return encoders.build(config.backbone, config.stem, config.init, config.size).eval()
 
 
 def leave_one_person_out(

@@ -27,6 +27,8 @@ def encode(
     clip = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2)[None]
     x = encoders.normalise(encoders.to_float(clip.to(device), background), background)[0]
     with settings.autocast(device):
+        if isinstance(encoder, encoders.ClipEncoder):
+            return encoder(x[None])[0].float().cpu().numpy()
         parts = [
             encoder(p.contiguous(memory_format=torch.channels_last)).float() for p in x.split(batch)
         ]

@@ -86,7 +86,8 @@ def pretrain(
 
     Returns the last step's encoder (never the one of lowest loss: a collapsed run has the lowest)
     and a record a step: step, loss, collapse, lr, seconds, and `knn` every `monitor_every` steps
-    where clips are labelled (half of the training people against the other half).
+    where clips are labelled (half of the training people against the other half). With no step
+    that is the encoder as it starts.
     With `out` the encoder is written there; a file made from the same settings and clips is loaded
     instead, and an interrupted run goes on (see `loop.run`, also for `on_step`, `save_every`,
     `stop_at`). Raises Interrupted, Collapsed, UserError (no clips, non-finite loss).
@@ -103,7 +104,10 @@ def pretrain(
         return encoder, meta["history"]
     device = device or settings.device()
     settings.seed_everything(config.seed)
-    encoder = encoders.build(config.backbone, config.stem, config.init)
+    encoder = encoders.build(config.backbone, config.stem, config.init, config.size)
+    if not config.steps:
+        return _keep(out, encoder, [], run_key, config, clips, device), []
+    encoders.of_frames(encoder, "SimSiam")
     model = SimSiam(
         encoder, encoder.dim, config.center, config.clip_loss,
         hidden=config.hidden, bottleneck=config.bottleneck,
@@ -149,6 +153,19 @@ def pretrain(
         "pre-training", config.steps, step, {"model": model, "optimiser": optimiser}, run_key,
         out, on_step, save_every, stop_at, progress,
     )  # fmt: skip
+    return _keep(out, encoder, history, run_key, config, clips, device), history
+
+
+def _keep(
+    out: Path | None,
+    encoder: encoders.FrameEncoder,
+    history: list[Record],
+    run_key: str,
+    config: PretrainConfig,
+    clips: Sequence[Clip],
+    device: torch.device,
+) -> encoders.FrameEncoder:
+    """The finished encoder, ready to use, and written to `out`."""
     encoder = encoder.cpu().eval()
     if out:
         meta = {
@@ -158,7 +175,7 @@ def pretrain(
         }  # fmt: skip
         checkpoints.save_encoder(out, encoder, meta)
         loop.finish(out)
-    return encoder, history
+    return encoder
 
 
 def random_view(x: Tensor, config: PretrainConfig, rng: torch.Generator) -> Tensor:

@@ -104,10 +104,12 @@ class PretrainConfig(_Checked):
     Raises UserError for values that no run could use.
     """
 
-    backbone: str = option("resnet8", "resnet8, resnet10 or any torchvision classifier")
+    backbone: str = option("resnet8", "resnet8, resnet10, any torchvision classifier, or of clips "
+                           "swin3d_t (for which: --steps 0)")  # fmt: skip
     stem: str = option("imagenet", "the first layers; small (3x3, stride 2) for small pictures",
                        among=STEMS)  # fmt: skip
-    init: str = option("none", "starting weights: none, imagenet, or a file of vidlib pretrain")
+    init: str = option("none", "starting weights: none, imagenet, kinetics (swin3d_t), or a file "
+                       "of vidlib pretrain")  # fmt: skip
     size: int = option(64, "pixels at the encoder's input", 8)
     fps: float = option(12.0, "frames per second of the sampling grid", 0.1, 1000)
     background: str = option("follow", "what the encoder is shown: what moves, held still and "
@@ -116,7 +118,7 @@ class PretrainConfig(_Checked):
     center: bool = option(True, "subtract each view's mean feature before the frames' projector")
     clip_loss: float = option(1.0, "weight of the loss on the clip's mean and spread of features",
                               0, 100)  # fmt: skip
-    steps: int = option(1500, "optimiser steps", 1)
+    steps: int = option(1500, "optimiser steps; 0 keeps the starting weights as they are", 0)
     batch_clips: int = option(32, "clips in a step", 1)
     frames_per_clip: int = option(4, "frames that share one crop, flip and colour", 1)
     shared_view: bool = option(True, "a clip's frames share crop, flip and colour")
