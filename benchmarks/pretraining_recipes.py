@@ -67,6 +67,8 @@ RECIPES: dict[str, dict[str, Any] | None] = {
     "small stem": {"stem": "small"},
     "resnet10": {"backbone": "resnet10"},
     "resnet18": {"backbone": "resnet18"},
+    "resnet50": {"backbone": "resnet50"},
+    "efficientnet_b0": {"backbone": "efficientnet_b0"},
     "96 px": {"size": 96},
     "112 px": {"size": 112},
 }

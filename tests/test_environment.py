@@ -61,7 +61,8 @@ def test_the_project_names_what_exists() -> None:
 
 
 # modules under another name than their package's, and those that a listed package brings along
-PACKAGE_OF = {"cv2": "opencv-python", "sklearn": "scikit-learn", "IPython": "ipywidgets",
+PACKAGE_OF = {"cv2": "opencv-python", "sklearn": "scikit-learn", "scipy": "scikit-learn",
+              "IPython": "ipywidgets",
               "nbformat": "nbval", "yaml": "jupyterlab", "packaging": "pytest",
               "jupyter_client": "jupyterlab", "PIL": "matplotlib",
               "traitlets": "ipywidgets"}  # fmt: skip

@@ -34,7 +34,7 @@ class Recipe:
     rectify: float = 0.0  # how often a picture becomes the size of its differences
     blur: float = 0.0  # how often it is blurred
     sigma: tuple[float, float] = (0.1, 2.0)  # of that, in pixels of a picture of BLUR_SIZE
-    solarise: float = 0.0  # how often what is bright is inverted (BYOL, Grill et al., 2020)
+    solarise: float = 0.0  # how often what is bright is inverted (BYOL, NeurIPS 2020)
     threshold: float = 0.5  # from this value on
     wall: float = 0.0  # how often another clip's still picture is mixed in
     share: tuple[float, float] = (0.0, 0.5)  # and how much of the mixture is that
@@ -42,24 +42,26 @@ class Recipe:
 
 
 BLUR_SIZE = 224
+# The small-data recipe. A crop of a fifth of the picture often holds no person; actions need the
+# whole body.
+BODY = Recipe(crop=(0.4, 1.0))
+# For differences from the still picture: a dark shirt before a bright wall and a bright one before
+# a dark wall are opposite in sign, and the same pose.
+MOTION = replace(BODY, mix=0.8, rectify=0.5)
 
 RECIPES: dict[str, Recipe] = {
     # SimSiam's own, as torchvision's transforms make it
     "paper": Recipe(blur=0.5, exact=True),
-    # The small-data one. A crop of a fifth of the picture often holds no person; actions need the
-    # whole body. No blur: of 64 pixels none can be spared.
-    "body": Recipe(crop=(0.4, 1.0)),
-    "no-colour": Recipe(crop=(0.4, 1.0), jitter=0.0, grey=0.0),
-    # For differences from the still picture: a dark shirt before a bright wall and a bright one
-    # before a dark wall are opposite in sign, and the same pose.
-    "motion": Recipe(crop=(0.4, 1.0), mix=0.8, rectify=0.5),
-    # the same and one thing more; a strong difference is 0.6 (`encoders.LEVELS`), half of it 0.3
-    "blur": Recipe(crop=(0.4, 1.0), mix=0.8, rectify=0.5, blur=0.5),
-    "solarise": Recipe(crop=(0.4, 1.0), mix=0.8, rectify=0.5, solarise=0.2, threshold=0.3),
+    "body": BODY,
+    "no-colour": replace(BODY, jitter=0.0, grey=0.0),
+    "motion": MOTION,
+    "blur": replace(MOTION, blur=0.5),
+    # a strong difference is 0.6 (`encoders.LEVELS`), the threshold half of it
+    "solarise": replace(MOTION, solarise=0.2, threshold=0.3),
     # For pictures as they are. Two views agree on the wall for free, unless each has another wall
     # mixed into its own: "Removing the Background by Adding the Background" (Wang et al., CVPR
     # 2021), who mix in a frame of the same video.
-    "walls": Recipe(crop=(0.4, 1.0), wall=0.8),
+    "walls": replace(BODY, wall=0.8),
 }
 
 
@@ -107,7 +109,7 @@ def _sometimes(p: float, value: Tensor, rng: torch.Generator) -> Tensor:
     return torch.where(torch.rand(len(value), generator=rng) < p, value, 0.0)
 
 
-def _hue_matrix(turns: Tensor) -> Tensor:
+def hue_matrix(turns: Tensor) -> Tensor:
     """Rotation about the grey axis, (G,) -> (G, 3, 3) (Rodrigues' formula): linear, so that it
     serves differences of pixels too; torchvision goes through HSV, which clips."""
     angle = turns * 2 * torch.pi
@@ -143,7 +145,7 @@ def draw(g: int, recipe: Recipe, rng: torch.Generator) -> Views:
     grey = torch.tensor(GREY).expand(3, 3)
     s = saturation[:, None, None]
     colour = bright[:, None, None] * ((1 - s) * grey + s * torch.eye(3))
-    colour = colour if recipe.exact else colour @ _hue_matrix(hue)
+    colour = colour if recipe.exact else colour @ hue_matrix(hue)
     rectify = torch.zeros(g)
     if recipe.mix:
         mixed = torch.randn(g, 3, 3, generator=rng)

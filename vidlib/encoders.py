@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models, video
+from torchvision import models
+from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
@@ -81,18 +82,19 @@ class FrameEncoder(nn.Module):
             aux: dict[str, Any] = {}
             if name in ("googlenet", "inception_v3"):  # else they answer thrice while training
                 aux = {"aux_logits": False, "init_weights": True}
+            names = list_models(models) + list_models(models.video)  # of pictures, and of clips
+            if name not in names:
+                close = [m for m in names if m.startswith(name[:4].lower())][:8]
+                raise UserError(
+                    f"no backbone '{name}': choose {', '.join(STAGES)} or a torchvision classifier"
+                    + (f", such as {', '.join(close)}" if close else "")
+                )
             try:
                 self.net = get_model(name, weights=None, **asked, **aux)
             except AssertionError as error:  # of the Vision Transformer
                 raise UserError(
                     f"{size} pixels cannot be cut into {name}'s patches: choose a --size that is a "
                     f"multiple of {name.rpartition('_')[2]}"
-                ) from error
-            except ValueError as error:
-                close = [m for m in list_models() if m.startswith(name[:4])][:8]
-                raise UserError(
-                    f"no backbone '{name}': choose {', '.join(STAGES)} or a torchvision model"
-                    + (f", such as {', '.join(close)}" if close else "")
                 ) from error
             # positions are made for any size
             least = 0 if asked else max(_published(name).meta["min_size"])
@@ -157,7 +159,7 @@ def build(
     Raises UserError for an unknown name, weights that do not fit, or cannot be fetched.
     """
     kind = FrameEncoder
-    if name in list_models(video):
+    if name in list_models(models.video):
         if not name.startswith("swin3d"):
             raise UserError(f"{name} gives one feature a clip, not one a frame: choose swin3d_t")
         kind = ClipEncoder
@@ -185,8 +187,10 @@ def _load_published(encoder: FrameEncoder, weights: str) -> None:
     name, said = encoder.name, {"imagenet": "ImageNet", "kinetics": "Kinetics"}[weights]
     entry = None if name in STAGES else _published(name)
     if entry is None or not entry.name.startswith(weights.upper()):
-        fits = "resnet18 or larger" if weights == "imagenet" else "swin3d_t"
-        raise UserError(f"{name} has no {said} weights: use --backbone {fits}")
+        fits = "--backbone resnet18 or larger" if weights == "imagenet" else "--backbone swin3d_t"
+        if isinstance(encoder, ClipEncoder):
+            fits = "--init kinetics"
+        raise UserError(f"{name} has no {said} weights: use {fits}")
     if encoder.stem != "imagenet":
         raise UserError(f"{said} weights do not fit the small stem: use --stem imagenet")
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
