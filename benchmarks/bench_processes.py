@@ -1,5 +1,5 @@
-"""What a large data set is reckoned from: seconds of one core for a clip of ten seconds, and of a
-step of pre-training in one process of two threads and in two processes of one.
+"""What a large data set is reckoned from: processor seconds of one core for a clip of ten seconds,
+and for a step of pre-training alone and in each of two processes that share it.
 
     python benchmarks/bench_processes.py
 
@@ -22,18 +22,17 @@ import torch
 from vidlib import encoders, features, sampling, settings, video
 
 SECONDS, FPS, SIDES = 10, 25, (256, 340)
-TRIES, STEPS = 5, 20
+TRIES, STEPS = 5, 12
 TRAIN = """
-import statistics, sys
-from pathlib import Path
+import statistics, sys, time
 from vidlib import catalog, distributed, pretraining
 from vidlib.settings import PretrainConfig
 with distributed.processes("cpu"):
-    config = PretrainConfig(steps=int(sys.argv[1]))
+    config, at = PretrainConfig(steps=int(sys.argv[1])), []
     clips = [c for c in catalog.find_clips(source="studio") if c.split == "train"]
-    history = pretraining.pretrain(clips, config, progress=False)[1]
-    at = [r["seconds"] for r in history]
-    steps = [b - a for a, b in zip(at[5:], at[6:])]
+    pretraining.pretrain(clips, config, on_step=lambda r: at.append(time.process_time()),
+                         progress=False)
+    steps = [b - a for a, b in zip(at[2:], at[3:])]
     print(f"{statistics.median(steps):.2f} ({min(steps):.2f} to {max(steps):.2f})")
 """
 
@@ -61,12 +60,12 @@ def core_seconds(work: Callable[[], Any]) -> str:
 
 
 def steps(count: int) -> str:
-    """Seconds of a step in `count` processes that share two threads."""
+    """Processor seconds of a step in the first of `count` processes of one thread."""
     with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
         script.write(TRAIN)
         script.flush()
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        threads = {"OMP_NUM_THREADS": str(2 // count), "PYTHONPATH": str(settings.REPO)}
+        threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(settings.REPO)}
         return subprocess.run(
             [sys.executable, *(torchrun if count > 1 else []), script.name, str(STEPS)],
             env=os.environ | threads, check=True, capture_output=True, text=True,
@@ -81,7 +80,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "film.webm"
         video.write_video(path, film(), FPS)
-        print(f"clip: {path.stat().st_size / 1e6:.2f} MB; seconds of one core:")
+        print(f"clip: {path.stat().st_size / 1e6:.2f} MB; seconds of one core, median (range):")
         cache = sampling.FrameCache(Path(folder), background="follow")
         print("open, first frame:", core_seconds(lambda: video.read_frames(path, max_frames=1)))
         print("decode and follow:", core_seconds(lambda: cache._decode(path)))
@@ -91,7 +90,7 @@ def main() -> None:
         x = core_seconds(lambda e=encoder: features.encode(e, frames, "follow", cpu))
         print(f"encode by {name}, {len(frames)} frames of {frames.shape[1]} pixels:", x)
     for count in (1, 2):
-        print(f"a step of 256 views in {count} process(es), two threads in all:", steps(count))
+        print(f"a step of 256 views in {count} process(es), each:", steps(count))
 
 
 if __name__ == "__main__":
