@@ -224,7 +224,9 @@ def run_embed(args: argparse.Namespace) -> None:
 
     from . import checkpoints, features, figures, predict, probes
 
-    encoder, meta = checkpoints.load_encoder(args.encoder or predict.find_weights()[0])
+    encoder, meta = distributed.from_first(
+        lambda: checkpoints.load_encoder(args.encoder or predict.find_weights()[0])
+    )
     clips = _clips(args)
     if not _fill_store(encoder, clips, meta["sampling"], args):
         return
@@ -248,7 +250,7 @@ def run_train(args: argparse.Namespace) -> None:
     from . import catalog, checkpoints, endtoend, evaluation, features, training
 
     config = _config(TrainConfig, args)
-    encoder, meta = checkpoints.load_encoder(args.encoder)
+    encoder, meta = distributed.from_first(lambda: checkpoints.load_encoder(args.encoder))
     train, val = (catalog.labelled(part) for part in _split(_clips(args)))
     if args.finetune and distributed.world() > 1:
         raise UserError("--finetune trains in one process: start it without torchrun")
