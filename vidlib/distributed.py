@@ -65,7 +65,7 @@ def world() -> int:
 
 
 def share(items: Sequence[T]) -> Sequence[T]:
-    """This process's share: every R-th item. A clip's neighbours are often as long as it is."""
+    """This process's share: every R-th item, since neighbours are often of one length."""
     return items[_run.rank :: _run.world]
 
 
@@ -93,16 +93,16 @@ def processes(device_name: str | None = None) -> Iterator[None]:
 
     store, _, _ = next(dist.rendezvous("env://"))
     _run.store = store
-    device, local = settings.device(device_name), int(os.environ["LOCAL_RANK"])
-    if device.type == "cuda":
-        gpus = torch.cuda.device_count()
-        if device.index is not None or local >= gpus:
-            raise UserError(
-                f"{os.environ['LOCAL_WORLD_SIZE']} processes on a machine with {gpus} GPUs: each "
-                f"takes its own, so --nproc-per-node {gpus} at most and --device cuda, or cpu"
-            )
+    local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if device_name != "cpu" and local < gpus:  # first, or all would take memory on GPU 0
         torch.cuda.set_device(local)
-    elif device.type != "cpu":
+    device = settings.device(device_name)
+    if device.type == "cuda" and (device.index is not None or local >= gpus):
+        raise UserError(
+            f"{os.environ['LOCAL_WORLD_SIZE']} processes on a machine with {gpus} GPUs: each takes "
+            f"its own, so --nproc-per-node {gpus} at most and --device cuda, or --device cpu"
+        )
+    if device.type not in ("cpu", "cuda"):
         raise UserError(f"several processes cannot share {device}: say --device cpu")
     _heed_sigterm()
     try:
