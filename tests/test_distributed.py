@@ -228,6 +228,29 @@ def test_a_batch_that_cannot_be_shared_is_refused(change: dict, parts: int, says
         pretraining._check_parts(replace(TINY, **change), parts)
 
 
+STUCK = """
+import os, signal, time
+from vidlib import distributed
+distributed.GRACE = 0.1
+distributed._heed_sigterm()
+for k in range(100):
+    try:
+        if k == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+    except KeyboardInterrupt:
+        print("as Ctrl-C", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
+def test_a_process_that_does_not_heed_sigterm_ends_all_the_same() -> None:
+    """NCCL waits for a dead process inside a call in which Python's handlers do not run."""
+    run = subprocess.run([sys.executable, "-c", STUCK], cwd=REPO, capture_output=True, text=True)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert run.stdout == "as Ctrl-C\n" and run.stderr.count("ended by SIGTERM") == 1
+
+
 def test_batch_norm_of_a_gpu_run_is_saved_as_the_plain_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
