@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import torch
 
-from vidlib import encoders, features, sampling, settings, video
+from vidlib import encoders, features, sampling, settings, studio, video
 
 SECONDS, FPS, SIDES = 10, 25, (256, 340)
 TRIES, STEPS = 5, 12
@@ -89,8 +89,11 @@ def main() -> None:
         encoder = encoders.build(name).eval()
         x = core_seconds(lambda e=encoder: features.encode(e, frames, "follow", cpu))
         print(f"encode by {name}, {len(frames)} frames of {frames.shape[1]} pixels:", x)
-    for count in (1, 2):
-        print(f"a step of 256 views in {count} process(es), each:", steps(count))
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["VIDLIB_DATA"] = folder
+        studio.make_dataset(profile=settings.profile("quick"), progress=False)
+        for count in (1, 2):
+            print(f"a step of 256 views in {count} process(es), each:", steps(count))
 
 
 if __name__ == "__main__":
