@@ -142,6 +142,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print JSON, with the timeline")
     sub.add_argument("--encoder", type=Path, default=None, help="(none: your own, else shipped)")
     sub.add_argument("--classifier", type=Path, default=None, help="(none: your own, else shipped)")
+    sub.add_argument("--videomae", default=None, metavar="ID_OR_FOLDER",
+                     help="answer by this VideoMAE classifier instead: a folder, or an id of the "
+                     "Hugging Face Hub: MCG-NJU/videomae-base-finetuned-kinetics")  # fmt: skip
+    sub.add_argument("--clips", type=_at_least(1), default=5, help="VideoMAE: clips of a film")
+    sub.add_argument("--crops", type=_at_least(1), default=3, help="VideoMAE: crops of a clip")
     sub.add_argument("--device", default=None, help="cuda, mps or cpu")
     command("doctor", "report on the environment, fit for a bug report")
     command("course", "draw, pre-train, look, train and predict: all that the notebooks build on")
@@ -281,7 +286,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 def run_predict(args: argparse.Namespace) -> int:
     from . import video
-    from .predict import Predictor
+    from .predict import Predictor, VideoMAEPredictor
 
     files: list[Path] = []
     for path in args.paths:
@@ -291,7 +296,12 @@ def run_predict(args: argparse.Namespace) -> int:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder: check the path")
         files += inside if path.is_dir() else [path]
-    predictor = Predictor(args.encoder, args.classifier, settings.device(args.device))
+    dev = settings.device(args.device)
+    predictor: Predictor | VideoMAEPredictor
+    if args.videomae:
+        predictor = VideoMAEPredictor(args.videomae, args.clips, args.crops, dev)
+    else:
+        predictor = Predictor(args.encoder, args.classifier, dev)
     answers, failed = [], 0
     for file in files:
         try:

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import checkpoints, motion, settings, video
+from . import checkpoints, motion, sampling, settings, video
 from .features import encode
 from .settings import UserError
 from .training import windows
+from .videomae import Classifier
 
 # An answer that is no more probable than this is as likely wrong as right, and told as 'unsure'.
 UNSURE = 0.5
@@ -170,10 +171,7 @@ class Predictor:
         grid = self.sampling["fps"]
         size = motion.source_size(self.sampling["size"], self.sampling["background"])
         if isinstance(source, np.ndarray):
-            if source.ndim != 4 or source.shape[-1] != 3 or source.dtype != np.uint8 or not fps:
-                raise UserError(
-                    f"frames must be uint8 (T, H, W, 3) with fps, got {source.dtype} {source.shape}"
-                )
+            _check_frames(source, fps)
             count = max(1, round(len(source) / fps * grid))
             at = np.minimum(video.shown(count, fps, grid), len(source) - 1)
             yield (
@@ -192,6 +190,94 @@ class Predictor:
             held = frames, at
         if held is not None:
             yield held
+
+
+class VideoMAEPredictor:
+    """A VideoMAE classifier, published or own, in the place of a `Predictor`.
+
+    `source` as in `videomae`'s `from_pretrained`; a film is answered for by `clips` x `crops`
+    views (5 x 3 as published; own models see square pictures, of which there is one crop).
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        clips: int = 5,
+        crops: int = 3,
+        device: torch.device | None = None,
+    ) -> None:
+        self.model = Classifier.from_pretrained(source).to(device or settings.device())
+        self.clips, self.crops = clips, crops
+        self.actions = list(self.model.config.classes)
+        self.weights_note = f"VideoMAE {source}"
+
+    def predict(
+        self,
+        source: str | Path | NDArray[np.uint8],
+        fps: float | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Prediction:
+        """As `Predictor.predict`. The windows are the clips, each the mean of its crops'
+        probabilities; the frames that they hold count alike."""
+        began = time.perf_counter()
+        x, at, times = self.views(source, fps)
+        p = self.model.multi_view(torch.from_numpy(x)).softmax(1).double().cpu().numpy()
+        p = p.reshape(len(at), -1, p.shape[1]).mean(1)
+        end = times[-1] + (times[-1] / (len(times) - 1) if len(times) > 1 else 0.0)
+        if progress:
+            progress(float(end))
+        after = np.append(times[1:], end)
+        seen = np.unique(at)
+        return Prediction(
+            path=str(source) if isinstance(source, str | Path) else "frames",
+            actions=self.actions,
+            probabilities=p.mean(0),
+            window_times=np.stack([times[at[:, 0]], after[at[:, -1]]], axis=1),
+            window_probabilities=p,
+            frame_times=times[seen],
+            frame_weights=np.full(len(seen), 1 / len(seen)),
+            seconds=time.perf_counter() - began,
+        )
+
+    def views(
+        self, source: str | Path | NDArray[np.uint8], fps: float | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.intp], Floats]:
+        """What the model is shown, as `sampling.views` makes it, and all frames' times (T,)."""
+        c = self.model.config
+        if c.fps is not None:  # an own model: the frame cache's pictures
+            side = motion.source_size(c.size, c.background)
+            if isinstance(source, np.ndarray):
+                _check_frames(source, fps)
+                count = max(1, round(len(source) / fps * c.fps))
+                shown = np.minimum(video.shown(count, fps, c.fps), len(source) - 1)
+                parts = [np.stack([video.letterbox(source[i], side) for i in shown])]
+            else:
+                parts = [f for f, _ in video.iter_segments(Path(source), SEGMENT, c.fps, side)]
+            frames = np.concatenate([motion.prepare(f, c.size, c.background) for f in parts])
+            x, at = sampling.views(frames, c.frames, c.stride, c.size, self.clips)
+            return x, at, np.arange(len(frames)) / c.fps
+        if isinstance(source, np.ndarray):
+            _check_frames(source, fps)
+            x, at = sampling.views(source, c.frames, c.stride, c.size, self.clips, self.crops)
+            return x, at, np.arange(len(source)) / fps
+        # twice through the file: how many frames there are is known at its end, and a long film's
+        # do not fit into memory
+        times = np.array([seconds for seconds, _ in video.iter_frames(source)])
+        at = sampling.clip_frames(len(times), c.frames, c.stride, self.clips)
+        wanted = set(at.flat)
+        cut = {
+            i: sampling.crops(frame, c.size, self.crops)
+            for i, (_, frame) in enumerate(video.iter_frames(source))
+            if i in wanted
+        }
+        return sampling.join_views(cut, at), at, times
+
+
+def _check_frames(frames: NDArray[Any], fps: float | None) -> None:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not fps:
+        raise UserError(
+            f"frames must be uint8 (T, H, W, 3) with fps, got {frames.dtype} {frames.shape}"
+        )
 
 
 def find_weights() -> tuple[Path, Path, str]:

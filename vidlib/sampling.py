@@ -21,7 +21,17 @@ from vidlib import motion, settings
 from vidlib.settings import UserError
 from vidlib.video import VideoError, letterbox, read_frames
 
-__all__ = ["FrameCache", "file_key", "letterbox", "take_window", "window_starts"]
+__all__ = [
+    "FrameCache",
+    "clip_frames",
+    "crops",
+    "file_key",
+    "join_views",
+    "letterbox",
+    "take_window",
+    "views",
+    "window_starts",
+]
 
 # raised by hand when decoding or resizing gives other pixels than before
 FORMAT = 2
@@ -47,6 +57,49 @@ def take_window(x: np.ndarray, start: int, window: int) -> tuple[np.ndarray, np.
     valid = np.arange(window) < len(piece)
     padding = np.zeros((window - len(piece), *x.shape[1:]), x.dtype)
     return np.concatenate([piece, padding]), valid
+
+
+def clip_frames(count: int, length: int, stride: int, clips: int) -> np.ndarray:
+    """Which of `count` frames make up `clips` clips of every `stride`-th frame, spread evenly from
+    the start to the end (one: in the middle): int (clips, length). As VideoMAE's authors test;
+    fewer rows where clips would be alike, the last frame repeated where a film is too short."""
+    kept = -(-count // stride)
+    spare = max(0, kept - length)
+    starts = [spare // 2] if clips == 1 else np.arange(clips) * spare // (clips - 1)
+    at = np.unique(starts)[:, None] + np.arange(length)
+    return np.minimum(at, kept - 1) * stride
+
+
+def crops(frame: np.ndarray, size: int, count: int) -> np.ndarray:
+    """Resize the short side of uint8 (H,W,3) to `size`, then cut `count` squares spread evenly
+    along the long one (one: from the middle): (count,size,size,3)."""
+    height, width = frame.shape[:2]
+    scale = size / min(height, width)
+    inner = max(size, round(height * scale)), max(size, round(width * scale))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    small = cv2.resize(frame, inner[::-1], interpolation=how)
+    spare = max(inner) - size
+    starts = [spare // 2] if count == 1 else np.arange(count) * spare // (count - 1)
+    tall = inner[0] > inner[1]
+    return np.stack([small[s : s + size] if tall else small[:, s : s + size] for s in starts])
+
+
+def views(
+    frames: np.ndarray, length: int, stride: int, size: int, clips: int, count: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """A film uint8 (T,H,W,3) as a model is tested on it: `clips` clips x `count` crops, uint8
+    (clips x count,length,3,size,size), clip by clip, and which frames the clips hold
+    (clips,length)."""
+    at = clip_frames(len(frames), length, stride, clips)
+    cut = {i: crops(frames[i], size, count) for i in np.unique(at)}
+    return join_views(cut, at), at
+
+
+def join_views(cut: dict[int, np.ndarray], at: np.ndarray) -> np.ndarray:
+    """Frames' `crops` by the frame's index -> `views`' clips."""
+    x = np.stack([[cut[i] for i in row] for row in at])  # clips, length, crops, size, size, 3
+    x = x.transpose(0, 2, 1, 5, 3, 4)
+    return np.ascontiguousarray(x).reshape(-1, *x.shape[2:])
 
 
 _keys: dict[tuple[str, int, int], str] = {}
