@@ -105,8 +105,8 @@ FLOORS = (
     "settings motion video",
     "studio sampling catalog augment encoders simsiam temporal probes checkpoints tubelets "
     "published videomae",
-    "loop features pretraining training endtoend videomae_loops evaluation predict figures "
-    "exercises",
+    "loop features pretraining training endtoend videomae_loops evaluation predict explain "
+    "figures exercises",
     "cli widget course doctor",
 )
 

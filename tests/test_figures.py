@@ -34,6 +34,13 @@ def texts(fig: Figure) -> str:
     return "\n".join(t.get_text() for t in fig.findobj(matplotlib.text.Text))
 
 
+def spot(frames: np.ndarray) -> np.ndarray:
+    """A map that is 0 but for 0.5 in the upper left at half the clip's length."""
+    heat = np.zeros(frames.shape[:3])
+    heat[len(frames) // 2, :8, :8] = 0.5
+    return heat
+
+
 def figured(name: str, frames: np.ndarray) -> figures.Figured:
     rng = np.random.default_rng(0)
     views = rng.random((3, 3, 8, 8))
@@ -83,6 +90,9 @@ def figured(name: str, frames: np.ndarray) -> figures.Figured:
             SimpleNamespace(probabilities=P.mean(0), window_probabilities=P,
                             window_times=TIMES, actions=ACTIONS),
             "clip.webm, the shipped weights",
+        ),
+        "heat_strip": lambda: figures.heat_strip(
+            frames, spot(frames), np.arange(len(frames)) / 12, "fall in probability", count=4
         ),
     }  # fmt: skip
     return make[name]()
@@ -135,6 +145,10 @@ FACTS = {
     "panel": (
         ["clip.webm, the shipped weights", "boxing 50.0%", "2.5 to 5.5 s waving"],
         ["Most probable actions", "Actions over time", "50.0%", "clip.webm"],
+    ),
+    "heat_strip": (
+        ["fall in probability", "12 frames", "from 0 to 0.5", "at 0.5 s, top left", "0 at 0.9 s"],
+        ["Fall in probability", "0.0 s", "0.9 s", "seconds", "highest"],
     ),
 }
 
@@ -319,3 +333,30 @@ def test_play_names_a_file_it_cannot_read(tmp_path: Any) -> None:
     (tmp_path / "empty.webm").touch()
     with pytest.raises(video.VideoError, match="empty.webm"):
         figures.play(tmp_path / "empty.webm", "nothing")
+
+
+def test_a_map_moves_with_its_clip_and_colours_what_it_marks(
+    shown: list[dict[str, str]], frames: np.ndarray
+) -> None:
+    times = np.arange(len(frames)) / 12
+    both, alt = figures.heat(frames, spot(frames), times, "fall in probability")
+    assert "12 frames" in alt and "from 0 to 0.5, farthest from 0 at 0.5 s, top left" in alt
+    width = frames.shape[2]
+    assert (both[:, :, :width] == frames).all()  # left as it is
+    under = both[:, :, -width:].astype(int)
+    coloured = np.ptp(under, axis=-1) > 0  # the rest is grey
+    assert (coloured == (spot(frames) > 0)).all()
+    assert (under[6, 4, 4, 0] > under[6, 4, 4, 2]) and both.dtype == np.uint8
+    figures.play(both, alt, side=128)
+    source = shown[0]["text/html"].split("base64,")[1]
+    moving = Image.open(io.BytesIO(base64.b64decode(source.rstrip('">'))))
+    assert moving.n_frames == len(frames) and "top left" in shown[0]["text/html"]
+
+
+def test_a_map_below_zero_is_blue_and_one_of_nothing_stays_grey(frames: np.ndarray) -> None:
+    times, width = np.arange(len(frames)) / 12, frames.shape[2]
+    below = figures.heat(frames, 1 - spot(frames), times, "attention", zero=1.0)
+    place = below[0][6, 4, 4 - width].astype(int)
+    assert place[2] > place[0] and "farthest from 1 at 0.5 s" in below[1]
+    flat, alt = figures.heat(frames, np.zeros(frames.shape[:3]), times, "nothing")
+    assert (np.ptp(flat[:, :, -width:], axis=-1) == 0).all() and "0 everywhere" in alt

@@ -23,6 +23,8 @@ import numpy as np
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
@@ -700,3 +702,78 @@ def panel(frame: NDArray[np.uint8], prediction: Any, title: str, k: int = 5) -> 
     told = _draw_timeline(below, p.window_times, p.window_probabilities, p.actions)
     fig.suptitle(title if len(title) <= 82 else f"{title[:81]}…", x=0.01, ha="left")
     return fig, f"{title}: a frame of the video; most probable {best}; over time: {told}."
+
+
+# --- maps over space and time --------------------------------------------------------------------
+
+
+def _heated(frames: Frames, heat: ArrayLike, zero: float) -> tuple[Frames, float]:
+    """Frames in grey under their map (T, H, W), and how far from `zero` is full colour: vermilion
+    above it, blue below."""
+    away = np.asarray(heat, np.float64) - zero
+    most = float(np.abs(away).max())
+    strength = 0.85 * (np.abs(away) / (most or 1.0))[..., None]
+    above, below = (255 * np.array(to_rgb(colour)) for colour in (VERMILION, BLUE))
+    grey = (frames @ np.array([0.299, 0.587, 0.114]))[..., None]  # luma, ITU-R BT.601
+    colour = np.where(away[..., None] > 0, above, below)
+    return np.rint((1 - strength) * grey + strength * colour).astype(np.uint8), most
+
+
+def _told(heat: NDArray[Any], times: NDArray[Any], zero: float) -> str:
+    """A map (T, H, W) in words: how much, when, where."""
+    away = heat - zero
+    if not np.abs(away).max():
+        return f"{zero:.2g} everywhere"
+    t, y, x = np.unravel_index(np.abs(away).argmax(), heat.shape)
+    row = ("top", "middle", "bottom")[3 * y // heat.shape[1]]
+    column = ("left", "centre", "right")[3 * x // heat.shape[2]]
+    return (
+        f"from {heat.min():.2g} to {heat.max():.2g}, farthest from {zero:.2g} at {times[t]:.1f} s, "
+        f"{row} {column}"
+    )
+
+
+def heat(
+    frames: Frames, heat: ArrayLike, times: ArrayLike, what: str, zero: float = 0.0
+) -> tuple[Frames, str]:
+    """A moving picture of a map (T, H, W) over frames (T, H, W, 3) at times (T,), and its alt
+    text: `play(*heat(...), side=480)`. Left the frames, right the same in grey under the map:
+    vermilion where it is above `zero`, blue below, none where it is `zero`."""
+    m, t = np.asarray(heat, float), np.asarray(times, float)
+    under, _ = _heated(frames, m, zero)
+    gap = np.full((*frames.shape[:2], max(1, frames.shape[2] // 32), 3), 255, np.uint8)
+    return np.concatenate([frames, gap, under], axis=2), (
+        f"Moving picture of {_number(len(m), 'frame')}: left as they are, right under a map of "
+        f"{what}, {_told(m, t, zero)} (vermilion above, blue below)."
+    )
+
+
+@_styled
+def heat_strip(
+    frames: Frames, heat: ArrayLike, times: ArrayLike, what: str, zero: float = 0.0, count: int = 6
+) -> Figured:
+    """`heat` standing still: `count` frames spread over the clip above the same frames under the
+    map, with its scale, and the map's highest value in each frame."""
+    m, t = np.asarray(heat, float), np.asarray(times, float)
+    (under, most), shown = _heated(frames, m, zero), _evenly(len(m), count)
+    fig = Figure((8, 4.3), layout="constrained")
+    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    grid = fig.add_gridspec(3, len(shown), height_ratios=(1, 1, 0.6))
+    rows = [[fig.add_subplot(grid[r, k]) for k in range(len(shown))] for r in (0, 1)]
+    for k, i in enumerate(shown):
+        _picture(rows[0][k], frames[i], f"{t[i]:.1f} s")
+        _picture(rows[1][k], under[i])
+    ramp = LinearSegmentedColormap.from_list("", [BLUE, LIGHT, VERMILION])
+    scale = ScalarMappable(Normalize(zero - (most or 1), zero + (most or 1)), ramp)
+    bar = fig.colorbar(scale, ax=rows[1], fraction=0.04, pad=0.01)
+    bar.outline.set_visible(False)
+    ax, highest = fig.add_subplot(grid[2, :]), m.max((1, 2))
+    ax.axhline(zero, color=GREY, linestyle="--", linewidth=1.2)
+    ax.plot(t, highest, color=VERMILION)
+    ax.set(xlabel="seconds", ylabel="highest")
+    fig.suptitle(what[0].upper() + what[1:], x=0.01, ha="left")
+    told = ", ".join(f"{highest[i]:.2g} at {t[i]:.1f} s" for i in shown)
+    return fig, (
+        f"Map of {what} over {_number(len(m), 'frame')}, {_told(m, t, zero)}. Highest in the "
+        f"frames pictured: {told}."
+    )
