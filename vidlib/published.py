@@ -36,6 +36,7 @@ FIELDS = {
     "decoder_intermediate_size": "decoder_hidden", "norm_pix_loss": "norm_pix",
     "use_mean_pooling": "mean_pool", "qv_bias": "qv_bias", "layer_norm_eps": "eps",
 }  # fmt: skip
+SAMPLED = ("stride", "fps", "background")  # of a config, too, in config.json under "vidlib"
 # how `transformers` begins a name, and how the authors do; the same for the rest of it
 BEGINNINGS = (
     ("videomae.embeddings.patch_embeddings.projection.", "encoder.patch_embed.proj."),
@@ -53,6 +54,11 @@ RESTS = (
     (".intermediate.dense.", ".mlp.fc1."),
     (".output.dense.", ".mlp.fc2."),
 )
+LACKS = {
+    "head.weight": "pre-training weights, without a classification head: fine-tune it first, or "
+    "name a fine-tuned model",
+    "decoder.head.weight": "no decoder: name a pre-trained model, not a fine-tuned one",
+}
 QKV = ".attn.qkv.weight"
 PARTS = tuple(f".attention.attention.{part}.weight" for part in ("query", "key", "value"))
 
@@ -128,7 +134,8 @@ def shape(about: dict[str, Any], source: str | Path) -> dict[str, Any]:
         raise UserError(f"{source}: only models of RGB with GELU can be read")
     labels = {int(k): str(v) for k, v in (about.get("id2label") or {}).items()}
     found["classes"] = tuple(labels[k] for k in sorted(labels))
-    return found | about.get("vidlib", {})
+    own = about.get("vidlib", {})
+    return found | {name: own[name] for name in SAMPLED if name in own}
 
 
 def describe(config: Any, kind: str) -> dict[str, Any]:
@@ -140,7 +147,7 @@ def describe(config: Any, kind: str) -> dict[str, Any]:
         **{theirs: values[ours] for theirs, ours in FIELDS.items()},
         "id2label": labels, "label2id": {label: k for k, label in labels.items()},
         # how films are sampled, and the sign that the weights are one's own
-        "vidlib": {name: values[name] for name in ("stride", "fps", "background")},
+        "vidlib": {name: values[name] for name in SAMPLED},
     }  # fmt: skip
 
 
@@ -171,7 +178,8 @@ def read(source: str | Path) -> tuple[State, dict[str, Any] | None]:
     if fields is None or "vidlib" not in about:
         warnings.warn(LICENCE.format(source), stacklevel=3)
     for inner in ("model", "module", "state_dict"):  # beside what else a training keeps
-        state = state.get(inner, state)
+        state = state[inner] if isinstance(state.get(inner), dict) else state
+    state = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     theirs = any(".layer." in n or "decoder_layers" in n for n in state)
     return (from_transformers(state) if theirs else from_authors(state)), fields
 
@@ -186,24 +194,26 @@ def _first(folder: Path, *names: str) -> Path:
 def _fetch(repo: str, *names: str) -> Path:
     """The first of these files that the Hub has of a model, downloaded once into its own cache."""
     try:
-        from huggingface_hub import hf_hub_download, utils
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, utils
     except ImportError as error:
         raise UserError(EXTRA) from error
-    for name in names:
-        try:
-            return Path(hf_hub_download(repo, name))
-        except utils.RepositoryNotFoundError as error:
-            raise UserError(f"{repo}: neither a folder nor a model of the Hub: check it") from error
-        except utils.LocalEntryNotFoundError as error:
-            raise UserError(
-                f"{repo} is not in the Hub's cache and the Hub cannot be reached: check the "
-                "network, or name a folder with the model's files"
-            ) from error
-        except utils.EntryNotFoundError:
-            continue
-        except (utils.HfHubHTTPError, utils.HFValidationError, OSError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"{repo} could not be downloaded ({reason}): try again") from error
+    for kept in (True, False):  # what was downloaded before needs no network
+        for name in names:
+            try:
+                if not kept:  # fails at once; the download would try for half a minute
+                    get_hf_file_metadata(hf_hub_url(repo, name))
+                return Path(hf_hub_download(repo, name, local_files_only=kept))
+            except utils.EntryNotFoundError:
+                continue
+            except utils.RepositoryNotFoundError as error:
+                raise UserError(
+                    f"{repo}: neither a folder nor a model of the Hub: check the id"
+                ) from error
+            except Exception as error:  # of its HTTP library, which changes between versions
+                raise UserError(
+                    f"{repo} is not in the Hub's cache and the Hub cannot be reached ({error}): "
+                    "check the network, or name a folder with the model's files"
+                ) from error
     raise UserError(f"{repo} on the Hub has no {' and no '.join(names)}: name another model")
 
 
@@ -236,6 +246,13 @@ def _load(file: Path) -> dict[str, Any]:
     return content
 
 
+def check(state: State, needed: str, source: str | Path) -> None:
+    """UserError in plain words when the part of a model that has the parameter `needed` is not
+    there."""
+    if needed and needed not in state:
+        raise UserError(f"{source} has {LACKS[needed]}")
+
+
 def fill(model: nn.Module, state: State, source: str | Path) -> None:
     """Load the parameters that the model has; others (a decoder, a head) may be left over.
     UserError when some are missing or of another size."""
@@ -243,18 +260,15 @@ def fill(model: nn.Module, state: State, source: str | Path) -> None:
         prefix = "encoder."
         state = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
     wanted = model.state_dict()
-    missing = wanted.keys() - state.keys()
-    if "head.weight" in missing:
+    if missing := wanted.keys() - state.keys():
         raise UserError(
-            f"{source} has pre-training weights, without a classification head: fine-tune it "
-            "first, or name a fine-tuned model"
+            f"{source} lacks {len(missing)} parameters of the model that it should be, "
+            f"{min(missing)} among them: name another"
         )
-    if missing:
-        raise UserError(f"{source} lacks {len(missing)} parameters, {min(missing)} among them")
     for name, value in wanted.items():
         if value.shape != state[name].shape:
-            raise UserError(f"{source}: {name} is {tuple(state[name].shape)}, not as its "
-                            f"config.json says {tuple(value.shape)}")  # fmt: skip
+            raise UserError(f"{source}: {name} is {tuple(state[name].shape)}, not as its config "
+                            f"says {tuple(value.shape)}: name another")  # fmt: skip
     model.load_state_dict({name: state[name] for name in wanted})
 
 

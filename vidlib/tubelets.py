@@ -36,12 +36,13 @@ class Config:
     norm_pix: bool = True  # targets are normalised per tubelet and channel
     mean_pool: bool = False  # True for classifiers: the mean of the tokens, not the first one
     qv_bias: bool = True
-    eps: float = 1e-12  # of the blocks' layer norms
+    # of the blocks' layer norms, as in the converted files; the authors' 1e-6 gives the same digits
+    eps: float = 1e-12
     classes: tuple[str, ...] = ()
     # every `stride`-th frame; of a file resampled to `fps` first, unless that is None
     stride: int = 4
     fps: float | None = None
-    background: str = "none"  # see encoders.to_float; not "median"
+    background: str = "none"  # or "follow": what moves alone, as `motion.person` shows it
 
     def __post_init__(self) -> None:
         whole = {
@@ -52,6 +53,9 @@ class Config:
         for name, (value, part) in whole.items():
             if part < 1 or value < 1 or value % part:
                 raise UserError(f"VideoMAE's {name} is {value}: choose a multiple of {part}")
+
+        if self.background not in ("none", "follow"):
+            raise UserError(f"VideoMAE's background is {self.background}: choose none or follow")
 
     @property
     def grid(self) -> tuple[int, int, int]:

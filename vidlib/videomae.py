@@ -8,7 +8,7 @@ Parameters have the names that they have in the authors' files.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +99,8 @@ class PatchEmbed(nn.Module):
 class _Model(nn.Module):
     """What the three models share: their config, and weights from and to files."""
 
+    needs: ClassVar[str] = ""  # a parameter without which weights are not this model's
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
@@ -115,6 +117,7 @@ class _Model(nn.Module):
         are none, or they are another kind of model's.
         """
         state, fields = published.read(source)
+        published.check(state, cls.needs, source)
         if config is None and fields is None:
             raise UserError(f"{source} does not say its shape: give config=CONFIGS['base'], say")
         model = cls(config or Config(**fields))
@@ -146,7 +149,8 @@ class VideoMAE(_Model):
         c = config
         self.patch_embed = PatchEmbed(c)
         self.register_buffer("positions", sinusoids(c.tokens, c.width), persistent=False)
-        drops = torch.linspace(0, drop_path, c.depth).tolist()  # deeper blocks more often
+        # deeper blocks more often
+        drops = [drop_path * i / max(1, c.depth - 1) for i in range(c.depth)]
         self.blocks = nn.ModuleList(Block(c.width, c.heads, c.hidden, c, d) for d in drops)
         self.norm = nn.Identity() if c.mean_pool else nn.LayerNorm(c.width, eps=c.eps)
         self.apply(_initialise)
@@ -159,7 +163,9 @@ class VideoMAE(_Model):
                              f"not {tuple(clip.shape)}")  # fmt: skip
         positions = self.positions if index is None else self.positions[index]
         x = self.patch_embed(clip, index)
-        return x + positions.to(x.dtype)
+        # in this order the sum is contiguous, as the convolution's transposed tokens are not: every
+        # norm after it would copy
+        return positions.to(x.dtype) + x
 
     def states(self, clip: Tensor, index: Tensor | None = None) -> Iterator[Tensor]:
         """The tokens before the first block and after each one: depth + 1 of (B, N, C)."""
@@ -208,6 +214,7 @@ class Decoder(nn.Module):
 class Pretrainer(_Model):
     """Encoder and decoder: from the visible tubelets to the pixels of the masked ones."""
 
+    needs = "decoder.head.weight"
     positions: Tensor
 
     def __init__(self, config: Config) -> None:
@@ -247,7 +254,7 @@ class Pretrainer(_Model):
         predicted, masked = self.predict(clip, mask)
         with torch.no_grad():
             target = self.targets(clip, masked)[0].flatten(2)
-        return F.mse_loss(predicted.float(), target.float()), predicted
+        return F.mse_loss(predicted.to(target.dtype), target), predicted
 
     @torch.no_grad()
     def reconstruct(self, clip: Tensor, mask: Tensor) -> Tensor:
@@ -265,6 +272,8 @@ class Pretrainer(_Model):
 class Classifier(_Model):
     """Encoder, pooled tokens, one linear layer: float (B, T, 3, H, W) -> logits (B, K), one for
     each of the config's `classes`."""
+
+    needs = "head.weight"
 
     def __init__(self, config: Config, drop_path: float = 0.0) -> None:
         super().__init__(config)
@@ -301,8 +310,8 @@ class Classifier(_Model):
     @torch.inference_mode()
     def multi_view(self, views: Tensor, batch: int = 4) -> Tensor:
         """One film's clips and crops uint8 (V, T, 3, H, W), as `sampling.views` cuts them -> their
-        logits (V, K). The answer for the film is the mean over the views (the paper tests with 5
-        clips x 3 crops). At most `batch` views are in work at once."""
+        logits (V, K). The film's probabilities are the mean of their softmax (the authors test so,
+        with 5 clips x 3 crops). At most `batch` views are in work at once."""
         device = self.head.weight.device
         return torch.cat([self(normalise(v.to(device))).float() for v in views.split(batch)])
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from . import augment, catalog, checkpoints, loop, motion, published, sampling, settings
+from . import augment, catalog, checkpoints, encoders, loop, motion, published, sampling, settings
 from .catalog import Clip
 from .loop import Record
 from .settings import UserError, _Checked, option
@@ -189,8 +189,8 @@ def finetune_videomae(
     progress: bool = True,
 ) -> tuple[Classifier, list[Record]]:
     """Train a classifier of clips' actions, from a pre-trained encoder (which is left as it is) or,
-    given a config, from scratch: layer decay, drop path, label smoothing and MixUp (Zhang et al.,
-    ICLR 2018), as published.
+    given a config, from scratch: layer decay (not from scratch, where nothing is to be kept), drop
+    path, label smoothing and MixUp (Zhang et al., ICLR 2018), as published.
 
     Returns the last step's classifier (CPU, eval mode; `config.classes` are its actions) and a
     record a step: step, loss, accuracy (of the mixed clips' main action), seconds. `out` and the
@@ -202,11 +202,13 @@ def finetune_videomae(
     if len(actions) < 2:
         raise UserError(f"training needs two actions or more, found {actions}: add labelled clips")
     scratch = isinstance(start, Config)
-    config = on_grid(start if isinstance(start, Config) else start.config)
-    weights = [] if isinstance(start, Config) else [v.cpu().numpy() for v in start.parameters()]
+    if isinstance(start, Config):
+        config, weights, options = on_grid(start), None, replace(options, layer_decay=1.0)
+    else:
+        config, weights = on_grid(start.config), encoders.identity(start)
     run_key = checkpoints.key(
         "tune", asdict(config), asdict(options), catalog.fingerprint(clips), motion.FORMAT,
-        checkpoints.arrays_key(weights),
+        weights,
     )  # fmt: skip
     if (done := _finished(out, run_key)) is not None:
         return Classifier.from_pretrained(out), done
