@@ -612,6 +612,7 @@ def test_what_the_hub_lacks_is_one_line_and_what_is_cached_needs_no_network(
     for name in [n for n in os.environ if "proxy" in n.lower()]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
     def at(endpoint: str) -> None:
         template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"

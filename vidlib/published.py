@@ -172,7 +172,7 @@ def read(source: str | Path) -> tuple[State, dict[str, Any] | None]:
         elif HUB_ID.fullmatch(str(source)):
             about_file, file = _fetch(str(source), "config.json"), _fetch(str(source), *FILES)
         else:
-            raise UserError(f"{source}: no such folder, and no id of the Hub (owner/name)")
+            raise UserError(f"{source}: no such folder, and no id of the Hub (owner/name): check it")
         about = _json(about_file)
         fields, state = shape(about, source), _load(file)
     if fields is None or "vidlib" not in about:
@@ -210,8 +210,9 @@ def _fetch(repo: str, *names: str) -> Path:
                     f"{repo}: neither a folder nor a model of the Hub: check the id"
                 ) from error
             except Exception as error:  # of its HTTP library, which changes between versions
+                reason = str(error).strip().partition("\n")[0]
                 raise UserError(
-                    f"{repo} is not in the Hub's cache and the Hub cannot be reached ({error}): "
+                    f"{repo} is not in the Hub's cache and the Hub cannot be reached ({reason}): "
                     "check the network, or name a folder with the model's files"
                 ) from error
     raise UserError(f"{repo} on the Hub has no {' and no '.join(names)}: name another model")
