@@ -11,6 +11,7 @@ from vidlib.catalog import Clip
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import few_labels
+import masked_features
 import nuisances
 import pretraining_recipes as recipes
 
@@ -63,6 +64,24 @@ def test_labels_are_drawn_evenly_and_the_same_again() -> None:
     assert Counter(c.action for c in drawn) == {"run": 4, "walk": 4}
     assert drawn == few_labels.draw(clips, 4, seed=1) != few_labels.draw(clips, 4, seed=2)
     assert len(few_labels.draw(clips, 100, seed=0)) == len(clips)
+
+
+def test_masked_features_are_compared_seed_by_seed_with_both_others() -> None:
+    none, masked, longer = masked_features.ARMS
+    rows = [{"arm": arm, "count": 5, "seed": seed, "right": right,
+             "accuracy": right.count("1") / 4}
+            for arm, seed, right in [(none, 0, "1000"), (none, 1, "1100"), (masked, 0, "1110"),
+                                     (masked, 1, "1100"), (longer, 1, "1111")]]  # fmt: skip
+    lines = masked_features.table(rows).splitlines()
+    assert lines[2:] == ["| none | 37.5 +- 17.7 (2) |", "| masked | 62.5 +- 17.7 (2) |",
+                         "| none, as many steps in all | 100.0 (1) |"]  # fmt: skip
+    over = masked_features.gains(rows, ["a", "a", "b", "b"]).splitlines()
+    # seed 0: +2 of 4, seed 1: none; and seed 1 alone: -2 of 4
+    assert over[0].startswith("5 clips an action: +25.0 points over none (")
+    assert (
+        over[1].startswith("5 clips an action: -50.0 points over none, as many")
+        and "[1]" in over[1]
+    )
 
 
 @pytest.mark.parametrize("name", nuisances.NUISANCES)

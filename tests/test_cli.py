@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from vidlib import settings, video
 from vidlib.catalog import Clip
+from vidlib.checkpoints import stored_key
 from vidlib.cli import main
 from vidlib.encoders import identity
 from vidlib.predict import Predictor
@@ -57,8 +58,15 @@ def test_own_clips_from_pretraining_to_prediction(
     assert main(["evaluate", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["accuracy"] <= 1
 
+    frozen, key = Predictor(), stored_key(settings.classifier_path())
+    assert main(["train", "--steps=2", "--masked=2"]) == 0
+    assert stored_key(settings.classifier_path()) != key
+    assert (own / "cache" / "masked_features.pth").is_file()
+    assert main(["train", "--steps=2", "--masked=0"]) == 0
+    assert stored_key(settings.classifier_path()) == key
+    capsys.readouterr()
+
     encoder = settings.encoder_path().read_bytes()
-    frozen = Predictor()
     assert main(["train", "--finetune=2"]) == 0
     assert " clips, 2 steps, " in capsys.readouterr().out
     assert settings.encoder_path().read_bytes() == encoder  # the tuned one is the classifier's
@@ -133,6 +141,7 @@ def test_leave_one_person_out_runs_whole(
         (["pretrain", "--background", "wall"], "choose one of follow, median, none"),
         (["train", "--dropout", "nan"], "--dropout is nan: choose 0 to 0.95"),
         (["train", "--finetune-lr", "nan"], "nan is not a number above 0"),
+        (["train", "--masked", "2", "--finetune", "2"], "leave out either it or --finetune"),
         (["train", "--heads", "3"], "--width is 64: choose an even multiple of --heads, 3"),
         (
             ["evaluate", "--protocol", "leave-one-person-out", "--train-depth", "0"],

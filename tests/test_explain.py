@@ -163,6 +163,24 @@ def test_attention_lands_on_its_token_in_space_and_time(how: str) -> None:
     assert (t >= 4, 10 <= y < 20, 10 <= x < 20) == (True, True, True)
 
 
+def test_one_tokens_attention_can_be_asked_for() -> None:
+    a = torch.full((1, 1, 1, 24, 24), 1 / 24)
+    a[..., 5, :] = 0
+    a[..., 5, 17] = 1.0  # token 5 alone looks at 17
+    m = [explain.attention_map(a, (2, 3, 4), (2, 3, 4), "last", token)[0] for token in (5, 6)]
+    assert m[0][1, 1, 1] == pytest.approx(24) and m[0].sum() == pytest.approx(24)
+    np.testing.assert_allclose(m[1], 1, 1e-5)
+
+
+def test_a_model_that_would_learn_is_only_asked() -> None:
+    weight = torch.ones(3, 2, requires_grad=True)
+
+    def ask(clip: Tensor) -> Tensor:
+        return (clip.float().mean((1, 3, 4)) @ weight / 1000).softmax(1).bfloat16()
+
+    assert explain.occlusion(ask, CLIP).shape == CLIP.shape[:3] and weight.grad is None
+
+
 def test_equal_attention_is_one_everywhere() -> None:
     a = torch.full((2, 1, 2, 24, 24), 1 / 24)
     for how in ("rollout", "last"):

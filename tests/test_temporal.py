@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidlib.temporal import TemporalTransformer, center, sincos
+from vidlib.temporal import MaskedFeatures, TemporalTransformer, center, hide, sincos
 
 KINDS = [("sincos", "mean"), ("learned", "mean"), ("sincos", "cls"), ("learned", "cls")]
 
@@ -73,3 +73,46 @@ def test_fit_scale_brings_features_to_unit_size() -> None:
     x, valid = 50 * torch.randn(8, 12, 6), torch.ones(8, 12, dtype=torch.bool)
     m.fit_scale(x, valid)
     assert m.prepare(x, valid).std().item() == pytest.approx(1, abs=1e-4)
+
+
+# ------------------------------------------------------------------------------- hidden frames
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.floats(0.05, 0.95),
+       st.integers(1, 6), st.integers(0, 1000))  # fmt: skip
+def test_the_share_of_the_valid_frames_is_hidden_and_one_is_seen(
+    lengths: list[int], share: float, run: int, seed: int
+) -> None:
+    valid = torch.arange(12)[None] < torch.tensor(lengths)[:, None]
+    hidden = hide(valid, share, run, torch.Generator().manual_seed(seed))
+    assert not (hidden & ~valid).any()
+    for length, count in zip(lengths, hidden.sum(1).tolist(), strict=True):
+        assert count == min(max(1, round(share * length)), length - 1)
+
+
+def test_frames_are_hidden_in_runs_at_places_that_differ() -> None:
+    valid = torch.ones(200, 12, dtype=torch.bool)
+    hidden = hide(valid, 0.5, 3, torch.Generator().manual_seed(0))
+    starts = hidden & ~torch.cat([torch.zeros(200, 1, dtype=torch.bool), hidden[:, :-1]], dim=1)
+    assert (starts.sum(1) <= 2).all()  # six of twelve in runs of three
+    assert (hidden.float().mean(0) - 0.5).abs().max() < 0.15  # 4 standard errors of 200 draws
+
+
+@pytest.mark.parametrize(("positions", "pool"), KINDS)
+@pytest.mark.parametrize("centred", [True, False])
+def test_what_is_hidden_never_reaches_the_prediction(
+    positions: str, pool: str, centred: bool
+) -> None:
+    masked = MaskedFeatures(model(positions, pool, center=centred)).eval()
+    x, valid = torch.randn(2, 12, 6), torch.arange(12)[None] < torch.tensor([[9], [12]])
+    hidden = hide(valid, 0.5, 2, torch.Generator().manual_seed(0))
+    other = torch.where(hidden[..., None], torch.randn(2, 12, 6), x)
+    told, true = masked(x, valid, hidden)
+    again, truly = masked(other, valid, hidden)
+    assert told.shape == true.shape == (int(hidden.sum()), 6)
+    torch.testing.assert_close(told, again)
+    assert (true - truly).abs().max() > 0.1
+    # what is seen does reach it
+    moved = masked(x + valid[..., None] * torch.randn(2, 12, 6), valid, hidden)[0]
+    assert (told - moved).abs().max() > 1e-3

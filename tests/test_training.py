@@ -1,6 +1,6 @@
 """The Transformer learns order where pooling cannot, resumes exactly, and survives odd input."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,14 @@ import torch
 from vidlib import checkpoints, probes, training
 from vidlib.loop import Interrupted, warm_cosine
 from vidlib.settings import TrainConfig, UserError
-from vidlib.training import calibrate, classify, random_windows, train_classifier, windows
+from vidlib.training import (
+    calibrate,
+    classify,
+    pretrain_features,
+    random_windows,
+    train_classifier,
+    windows,
+)
 
 CONFIG = TrainConfig(width=32, window=12, steps=60, batch=16, lr=3e-3)
 CPU = torch.device("cpu")
@@ -167,3 +174,64 @@ def test_the_rate_rises_once_to_its_peak_and_falls_to_nearly_nothing(steps: int)
     assert rates[top] == pytest.approx(1) and (rates > 0).all()
     assert (np.diff(rates[: top + 1]) > 0).all() and (np.diff(rates[top + 1 :]) < 0).all()
     assert steps < 1000 or (top in (49, 50) and rates[-1] < 1e-4)  # a twentieth rises
+
+
+# --------------------------------------------------------------------- masked pre-training
+
+
+def test_hidden_frames_are_told_from_the_others_and_labels_start_from_there() -> None:
+    x, y = rising_or_falling()
+    state, history = pretrain_features(x, CONFIG, 150, 0.5, 1, device=CPU, progress=False)
+    first, last = (np.mean([r["loss"] for r in part]) for part in (history[:10], history[-10:]))
+    assert last < 0.5 * first
+    short = replace(CONFIG, steps=1, lr=0.0)  # what it starts from, and no step away
+    begun = train_classifier(x, y, short, device=CPU, progress=False, start=state)[0]
+    bare = train_classifier(x, y, short, device=CPU, progress=False)[0]
+    for name, value in begun.state_dict().items():
+        if name.startswith("head."):
+            assert torch.equal(value, bare.state_dict()[name]), name
+        else:
+            assert torch.equal(value, state[name]), name
+    assert not torch.equal(begun.embed.weight, bare.embed.weight)
+
+
+def test_a_resumed_masked_pre_training_equals_one_never_interrupted(tmp_path: Path) -> None:
+    x, _ = rising_or_falling(20)
+    out, how = tmp_path / "masked.pth", {"device": CPU, "progress": False}
+    whole, _ = pretrain_features(x, CONFIG, 8, **how)
+    with pytest.raises(Interrupted, match="masked pre-training stopped after step 3"):
+        pretrain_features(x, CONFIG, 8, out=out, stop_at=3, **how)
+    done: list[float] = []
+    state, _ = pretrain_features(
+        x, CONFIG, 8, out=out, on_step=lambda r: done.append(r["step"]), **how
+    )
+    assert done == list(range(4, 9))
+    assert [p.name for p in tmp_path.iterdir()] == ["masked.pth"]
+    kept, history = pretrain_features(x, CONFIG, 8, out=out, on_step=lambda r: 1 / 0, **how)
+    for name, value in whole.items():
+        assert torch.equal(value, state[name]) and torch.equal(value, kept[name]), name
+    assert len(history) == 8 and "head.weight" not in state
+
+
+def test_weights_that_began_otherwise_are_not_taken_for_these(tmp_path: Path) -> None:
+    x, y = rising_or_falling(12)
+    config, out, meta = replace(CONFIG, steps=2), tmp_path / "c.pth", {"encoder_id": "e"}
+    keys = []
+    for steps in (0, 1, 2):
+        start = (
+            pretrain_features(x, config, steps, device=CPU, progress=False)[0] if steps else None
+        )
+        train_classifier(x, y, config, out, meta, CPU, progress=False, start=start)
+        keys.append(checkpoints.stored_key(out))
+    assert len(set(keys)) == 3
+    plain = checkpoints.key("train", asdict(config), y, [], checkpoints.arrays_key(x))
+    assert keys[0] == plain  # files of before stay valid
+
+
+def test_masked_pre_training_takes_clips_of_one_frame() -> None:
+    x, _ = rising_or_falling(6)
+    ones, history = pretrain_features(
+        [f[:1] for f in x], CONFIG, 2, device=CPU, progress=False
+    )  # nothing can be hidden
+    assert [r["loss"] for r in history] == [0, 0]
+    assert all(torch.isfinite(v).all() for v in ones.values())

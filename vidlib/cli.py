@@ -118,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument("--finetune-lr", type=_rate, default=3e-4, metavar="FLOAT",
                      help="the encoder's peak learning rate in fine-tuning")  # fmt: skip
+    sub.add_argument(
+        "--masked", type=_at_least(0), default=0, metavar="STEPS",
+        help="first pre-train the Transformer for so many steps on all training clips' features, "
+        "with or without an action: frames are hidden, and predicted",
+    )  # fmt: skip
     _add_config(sub, train)
 
     sub = command("evaluate", "accuracy, per-action table and confusion matrix", True)
@@ -235,8 +240,11 @@ def run_train(args: argparse.Namespace) -> None:
     from . import catalog, checkpoints, endtoend, evaluation, features, training
 
     config = _config(TrainConfig, args)
+    if args.masked and args.finetune:
+        raise UserError("--masked is for a frozen encoder: leave out either it or --finetune")
     encoder, meta = checkpoints.load_encoder(args.encoder)
-    train, val = (catalog.labelled(part) for part in _split(_clips(args)))
+    known, val = _split(_clips(args))
+    train, val = catalog.labelled(known), catalog.labelled(val)
     dev = settings.device(args.device)
     people = [c.person for c in train]
     belongs = {"encoder_id": meta["id"], "sampling": meta["sampling"]}
@@ -246,10 +254,16 @@ def run_train(args: argparse.Namespace) -> None:
             args.finetune_lr, args.out, belongs, dev, people=people,
         )  # fmt: skip
     else:
+        start = None
+        if args.masked:
+            x = features.extract_features(encoder, known, meta["sampling"], dev)
+            kept = settings.cache_dir() / "masked_features.pth"
+            start, _ = training.pretrain_features(x, config, args.masked, out=kept, device=dev)
         x = features.extract_features(encoder, train, meta["sampling"], dev)
         model, actions, history = training.train_classifier(
-            x, [str(c.action) for c in train], config, args.out, belongs, dev, people=people
-        )
+            x, [str(c.action) for c in train], config, args.out, belongs, dev, people=people,
+            start=start,
+        )  # fmt: skip
     y = features.extract_features(encoder, val, meta["sampling"], dev)
     predicted = [actions[i] for i in training.classify(model, y).argmax(1)]
     result = evaluation.outcome(val, predicted, actions)

@@ -8,8 +8,9 @@
 
     # a model of whole clips, such as VideoMAE: `ask` is any function clip -> probabilities, and
     # its attentions (L, B, heads, N, N) over the tokens of a grid (T', H', W') are laid on a clip
-    fall = explain.occlusion(ask, frames)
-    looks = explain.attention_map(attentions, (8, 4, 4), frames.shape[:3])[0]
+    fall = explain.occlusion(lambda clip: model(normalise(clip)).softmax(1), frames)
+    looks = explain.attention_map(model.attentions(normalise(clip)), model.config.grid,
+                                  frames.shape[:3])[0]
     figures.play(*figures.heat(frames, looks, times, "attention", zero=1.0), side=480)
 
 Covering asks the model and finds what its answer needs; attention shows where it looked, which is
@@ -74,7 +75,8 @@ def occlusion(
 
     def told(clips: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
         asked = torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3)
-        return np.asarray(ask(asked), np.float64)
+        with torch.no_grad():
+            return torch.as_tensor(ask(asked)).double().cpu().numpy()
 
     whole = told([frames])[0]
     action = int(whole.argmax()) if action is None else action
@@ -135,18 +137,20 @@ def attention_map(
     grid: tuple[int, int, int],
     shape: tuple[int, ...],
     how: Literal["rollout", "last"] = "rollout",
+    token: int | None = None,
 ) -> NDArray[np.float32]:
     """Attention laid on a clip: attentions (L, B, heads, N, N) over the N = T' H' W' tokens of
     `grid` (T', H', W'), time first, columns last -> float32 (B, T, H, W) for `shape` (T, H, W).
     1 is an equal share: what each token would have if all were looked at alike.
 
     "rollout" is the whole way through the layers, "last" what the last layer's tokens look at;
-    either is averaged over the looking tokens, as a model that pools by the mean does. Raises
-    ValueError for a grid of another number of tokens.
+    either is averaged over the looking tokens, as a model that pools by the mean does, or is that
+    of one `token`. Raises ValueError for a grid of another number of tokens.
     """
     tokens = attentions.shape[-1]
     if np.prod(grid) != tokens:
         raise ValueError(f"a grid of {grid} has {np.prod(grid)} tokens, the attentions {tokens}")
     looks = rollout(attentions) if how == "rollout" else attentions[-1].float().mean(1)
-    share = tokens * looks.mean(1).view(-1, 1, *grid)
+    row = looks.mean(1) if token is None else looks[:, token]
+    share = tokens * row.reshape(-1, 1, *grid)
     return F.interpolate(share, tuple(shape), mode="trilinear")[:, 0].cpu().numpy()

@@ -1,4 +1,5 @@
-"""The Transformer over frame features, after VideoMAE's encoder (Tong et al., NeurIPS 2022).
+"""The Transformer over frame features, after VideoMAE's encoder (Tong et al., NeurIPS 2022), and
+its pre-training without labels: frames are hidden, and their features predicted.
 
 A frame's feature is a token. B windows, T frames each, D the encoder's feature size, C the
 token width, K actions.
@@ -10,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 
-def center(features: Tensor, valid: Tensor) -> Tensor:
-    """Subtract each window's mean feature over its valid frames: (B, T, D), (B, T) -> (B, T, D).
+def center(features: Tensor, valid: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Subtract each window's mean feature over its valid frames, or over those `seen` (B, T) alone:
+    (B, T, D), (B, T) -> (B, T, D).
 
     The mean holds what stands still (wall, clothes, build); the rest is what moves.
     """
     keep = valid.unsqueeze(-1).to(features.dtype)
-    mean = (features * keep).sum(1, keepdim=True) / keep.sum(1, keepdim=True).clamp(min=1)
+    counted = keep if seen is None else seen.unsqueeze(-1).to(features.dtype)
+    mean = (features * counted).sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp(min=1)
     return (features - mean) * keep
 
 
@@ -96,10 +99,10 @@ class TemporalTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, actions)
 
-    def prepare(self, features: Tensor, valid: Tensor) -> Tensor:
+    def prepare(self, features: Tensor, valid: Tensor, seen: Tensor | None = None) -> Tensor:
         """The features as the first layer sees them: centred (if `center`) and scaled."""
         if self.center:
-            features = center(features, valid)
+            features = center(features, valid, seen)
         return features / self.feature_std
 
     @torch.no_grad()
@@ -108,9 +111,9 @@ class TemporalTransformer(nn.Module):
         self.feature_std.fill_(1.0)
         self.feature_std.copy_(self.prepare(features, valid)[valid].std().clamp(min=1e-6))
 
-    def tokens(self, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """-> the pooled token (B, C) and the last layer's attention to each frame (B, T)."""
-        x = self.embed(self.prepare(features, valid))
+    def layers(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedded frames (B, T, C) -> the last layer's tokens (B, N, C) and attention (B, N, N);
+        N is T, or T + 1 with the token of its own first."""
         x = x + self.positions[: x.shape[1]].to(x.dtype)
         padded = ~valid
         if self.cls is not None:
@@ -119,7 +122,11 @@ class TemporalTransformer(nn.Module):
         weights = x.new_zeros(())
         for block in self.blocks:
             x, weights = block(x, padded)
-        x = self.norm(x)
+        return self.norm(x), weights
+
+    def tokens(self, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """-> the pooled token (B, C) and the last layer's attention to each frame (B, T)."""
+        x, weights = self.layers(self.embed(self.prepare(features, valid)), valid)
         if self.cls is not None:
             return x[:, 0], weights[:, 0, 1:]
         keep = valid.unsqueeze(-1).to(x.dtype)
@@ -138,3 +145,40 @@ class TemporalTransformer(nn.Module):
         over the frames that look: (B, T), summing to 1, 0 at padding."""
         weights = self.tokens(features, valid)[1].float() * valid
         return weights / weights.sum(1, keepdim=True).clamp(min=1e-12)
+
+
+def hide(valid: Tensor, share: float, run: int, rng: torch.Generator) -> Tensor:
+    """Which frames are hidden, bool (B, T): of each window's valid frames (B, T) the `share`, in
+    runs of up to `run` frames at random places; one is always seen, and one hidden if there are
+    two."""
+    count = valid.sum(1, keepdim=True)
+    places = torch.rand(len(valid), -(-valid.shape[1] // run), generator=rng)
+    order = places.repeat_interleave(run, 1)[:, : valid.shape[1]]
+    order = order + 1e-6 * torch.arange(valid.shape[1])  # of equal ones the earlier first
+    rank = order.masked_fill(~valid, torch.inf).argsort(1).argsort(1)
+    most = (share * count).round().clamp(min=1).minimum(count - 1)
+    return (rank < most) & valid
+
+
+class MaskedFeatures(nn.Module):
+    """Pre-training of a `TemporalTransformer`: what features had the frames that it was not shown?
+
+    A hidden frame's token is replaced by a learned one, as in BERT (Devlin et al., NAACL 2019) and
+    SimMIM (Xie et al., CVPR 2022); the head is one linear layer. Hidden frames are left out of the
+    mean that is subtracted, or it would tell of them.
+    """
+
+    def __init__(self, model: TemporalTransformer) -> None:
+        super().__init__()
+        width, dim = model.spec["width"], model.spec["dim"]
+        self.model = model
+        self.token = nn.Parameter(0.02 * torch.randn(width))
+        self.head = nn.Linear(width, dim)
+
+    def forward(self, features: Tensor, valid: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """features (B, T, D), valid and hidden (B, T) -> predicted and true features of the hidden
+        frames, (M, D) each, as `TemporalTransformer.prepare` scales them."""
+        true = self.model.prepare(features, valid, valid & ~hidden)
+        x = torch.where(hidden.unsqueeze(-1), self.token, self.model.embed(true))
+        x = self.model.layers(x, valid)[0][:, -features.shape[1] :]
+        return self.head(x[hidden]), true[hidden]

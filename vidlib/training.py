@@ -1,9 +1,9 @@
-"""Train the Transformer on frame features, and classify with it.
+"""Train the Transformer on frame features, with and without labels, and classify with it.
 
 N clips, T_i frames of clip i, D features; W windows; K actions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ from torch import Tensor
 from . import checkpoints, loop, sampling, settings
 from .loop import Record
 from .settings import TrainConfig, UserError
-from .temporal import TemporalTransformer
+from .temporal import MaskedFeatures, TemporalTransformer, hide
+
+# of masked pre-training: frames hidden, and how many in a row
+SHARE, RUN = 0.25, 2
 
 
 def windows(
@@ -48,6 +51,7 @@ def train_classifier(
     stop_at: int | None = None,
     progress: bool = True,
     people: Sequence[str | None] | None = None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> tuple[TemporalTransformer, list[str], list[Record]]:
     """Train the Transformer on clips' features (T_i, D) and their actions.
 
@@ -56,26 +60,24 @@ def train_classifier(
     step's own windows), seconds. With `out` the weights are written there, with `meta`
     (`encoder_id` and `sampling` are needed to use them); a file made from the same settings and
     clips is loaded instead. With `people`, who is in each clip, the probabilities are calibrated
-    (see `calibrate`). Raises UserError for fewer than two actions or a non-finite loss,
-    Interrupted when stopped.
+    (see `calibrate`). `start` is what `pretrain_features` returns (None: random weights). Raises
+    UserError for fewer than two actions or a non-finite loss, Interrupted when stopped.
     """
     actions = sorted(set(labels))
     if len(actions) < 2:
         raise UserError(f"training needs two actions or more, found {actions}: add labelled clips")
     run_key = checkpoints.key(
-        "train", asdict(config), list(labels), list(people or ()), checkpoints.arrays_key(features)
-    )
+        "train", asdict(config), list(labels), list(people or ()), checkpoints.arrays_key(features),
+        *([checkpoints.arrays_key([v.numpy() for v in start.values()])] if start else []),
+    )  # fmt: skip
     if out and checkpoints.stored_key(out) == run_key:
         model, stored = checkpoints.load_classifier(out, (meta or {}).get("encoder_id", ""))
         return model, stored["classes"], stored["history"]
     device = device or settings.device()
     settings.seed_everything(config.seed)
-    model = TemporalTransformer(
-        features[0].shape[1], len(actions), config.width, config.depth, config.heads,
-        config.window, config.positions, config.pool, config.center, config.dropout,
-    )  # fmt: skip
-    x, valid, _, _ = windows(features, config.window, config.window)
-    model.fit_scale(x, valid)
+    model = _fresh(features, len(actions), config)
+    if start:  # all but the last layer, its scale among it
+        model.load_state_dict(start, strict=False)
     model = model.to(device)
     target = torch.tensor([actions.index(label) for label in labels], device=device)
     optimiser = torch.optim.AdamW(
@@ -111,12 +113,96 @@ def train_classifier(
     model = model.cpu().eval()
     if people is not None:
         with loop.calibration(out):
-            model.temperature.fill_(calibrate(features, labels, people, config, device, progress))
+            told = calibrate(features, labels, people, config, device, progress, start)
+            model.temperature.fill_(told)
     if out:
         content = {"key": run_key, "classes": actions, "config": asdict(config), "history": history}
         checkpoints.save_classifier(out, model, content | (meta or {}))
         loop.finish(out)
     return model, actions, history
+
+
+def _fresh(
+    features: Sequence[NDArray[np.float32]], actions: int, config: TrainConfig
+) -> TemporalTransformer:
+    """An untrained Transformer, its scale set from the clips' windows."""
+    model = TemporalTransformer(
+        features[0].shape[1], actions, config.width, config.depth, config.heads,
+        config.window, config.positions, config.pool, config.center, config.dropout,
+    )  # fmt: skip
+    x, valid, _, _ = windows(features, config.window, config.window)
+    model.fit_scale(x, valid)
+    return model
+
+
+def pretrain_features(
+    features: Sequence[NDArray[np.float32]],
+    config: TrainConfig,
+    steps: int,
+    share: float = SHARE,
+    run: int = RUN,
+    out: Path | None = None,
+    device: torch.device | None = None,
+    on_step: Callable[[Record], None] | None = None,
+    stop_at: int | None = None,
+    progress: bool = True,
+) -> tuple[dict[str, Tensor], list[Record]]:
+    """Pre-train the Transformer on clips' features (T_i, D) without labels: of a random window of
+    each clip in a step (`config.batch` of them) the `share` of frames is hidden, in runs of `run`,
+    and their features are predicted (`temporal.MaskedFeatures`; mean squared error).
+
+    Returns the state for `train_classifier(start=...)`, all but its last layer, and a record a
+    step: step, loss, plain (what predicting 0, the mean of what is seen, would give), seconds.
+    With `out` it is kept there, and loaded if it was made from the same settings and clips. Raises
+    UserError for a non-finite loss, Interrupted when stopped.
+    """
+    run_key = checkpoints.key(
+        "masked", asdict(config), steps, share, run, checkpoints.arrays_key(features)
+    )
+    if out and checkpoints.stored_key(out) == run_key:
+        stored = checkpoints.load(out, "masked features", "delete it and start again")
+        return stored["state"], stored["history"]
+    device = device or settings.device()
+    settings.seed_everything(config.seed)
+    model = _fresh(features, 1, config)
+    whole = MaskedFeatures(model).to(device)
+    optimiser = torch.optim.AdamW(
+        whole.parameters(), lr=config.lr, weight_decay=config.weight_decay
+    )
+
+    def step(i: int) -> Record:
+        rng = np.random.default_rng([config.seed, i])
+        torch.manual_seed(int(rng.integers(2**62)))  # dropout
+        rows = rng.choice(len(features), min(config.batch, len(features)), replace=False)
+        for group in optimiser.param_groups:
+            group["lr"] = config.lr * loop.warm_cosine(i, steps)
+        x, valid = random_windows([features[r] for r in rows], config, rng)
+        draw = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        hidden = hide(valid, share, run, draw).to(device)
+        whole.train()
+        with settings.autocast(device):
+            told, true = whole(x.to(device), valid.to(device), hidden)
+        count = max(1, true.numel())  # clips of one frame have none to hide
+        loss = (told.float() - true).square().sum() / count
+        if not torch.isfinite(loss):
+            raise UserError(f"the loss is not finite at step {i + 1}: try a smaller --lr")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        plain = true.square().sum().item() / count
+        return {"loss": loss.item(), "plain": plain}
+
+    history = loop.run(
+        "masked pre-training", steps, step, {"model": whole, "optimiser": optimiser}, run_key, out,
+        on_step, stop_at=stop_at, progress=progress,
+    )  # fmt: skip
+    kept = model.cpu().state_dict().items()
+    state = {k: v.detach() for k, v in kept if not k.startswith("head.")}
+    if out:
+        content = {"kind": "masked features", "key": run_key, "state": state, "history": history}
+        checkpoints.save(out, content)
+        loop.finish(out)
+    return state, history
 
 
 def calibrate(
@@ -126,6 +212,7 @@ def calibrate(
     config: TrainConfig,
     device: torch.device | None = None,
     progress: bool = True,
+    start: Mapping[str, Tensor] | None = None,
     folds: int = 3,
 ) -> float:
     """The temperature at which the answers for unseen people are as often right as they are
@@ -144,7 +231,7 @@ def calibrate(
         known = np.flatnonzero(fold != k)
         model = train_classifier(
             [features[i] for i in known], list(target[known]), config, device=device,
-            progress=progress,
+            progress=progress, start=start,
         )[0]  # fmt: skip
         asked = np.flatnonzero(fold == k)
         told, right = answers(model, [features[i] for i in asked], list(target[asked]), actions)
