@@ -386,3 +386,70 @@ def test_hold_out(capsys: pytest.CaptureFixture[str]) -> None:
         (lambda p, f, s: sorted(set(p))[:2], "array (N,) of bool"),
     ]:
         assert hint in says(check, wrong, capsys)
+
+
+# --- 08, the whole VideoMAE ----------------------------------------------------------------------
+
+
+def tubes(b: int, slices: int, patches: int, share: float, seed: int) -> Any:
+    rng = np.random.default_rng(seed)
+    places = rng.random((b, patches)).argsort(1) < int(share * patches)
+    return np.tile(places, (1, slices))
+
+
+def test_tubes(capsys: pytest.CaptureFixture[str]) -> None:
+    check = exercises.check_tubes
+    assert says(check, tubes, capsys).startswith("ok")
+    luck = np.random.default_rng(0)
+
+    def alone(b: int, slices: int, patches: int, share: float, seed: int) -> Any:
+        return np.random.default_rng(seed).random((b, slices * patches)) < share
+
+    def about(b: int, slices: int, patches: int, share: float, seed: int) -> Any:
+        return np.tile(np.random.default_rng(seed).random((b, patches)) < share, (1, slices))
+
+    def each(b: int, slices: int, patches: int, share: float, seed: int) -> Any:
+        return np.repeat(tubes(b, 1, patches, share, seed), slices, axis=1)
+
+    for wrong, hint in [
+        (alone, "different places"),
+        (about, "exactly 18"),
+        (each, "slice by slice"),
+        (lambda *a: ~tubes(*a), "other way round"),
+        (lambda b, *a: np.repeat(tubes(1, *a), b, axis=0), "for each clip"),
+        (lambda b, s, p, r, seed: tubes(b, s, p, r, 7), "every seed"),
+        (lambda b, s, p, r, seed: tubes(b, s, p, r, int(luck.integers(10**6))), "same seed"),
+        (lambda b, s, p, r, seed: tubes(b, s, p, 0.9, seed), "another share"),
+        (lambda *a: tubes(*a).astype(int), "True where hidden"),
+        (lambda *a: tubes(*a).reshape(a[0], a[1], a[2]), "shape"),
+    ]:
+        assert hint in says(check, wrong, capsys)
+
+
+def masked_loss(
+    predicted: Any, pixels: Any, mask: Any, axes: Any = 2, eps: float = 1e-6, ddof: int = 0
+) -> Any:
+    centred = pixels - pixels.mean(axes, keepdims=True)
+    target = centred / (pixels.std(axes, keepdims=True, ddof=ddof) + eps)
+    return ((predicted - target) ** 2)[mask].mean()
+
+
+def test_masked_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    check = exercises.check_masked_loss
+    assert says(check, masked_loss, capsys).startswith("ok")
+    assert says(check, lambda p, x, m: masked_loss(p, x, m, ddof=1), capsys).startswith("ok")
+    for wrong, hint in [
+        (lambda p, x, m: masked_loss(p, x, np.ones_like(m)), "visible tubelets count too"),
+        (lambda p, x, m: masked_loss(p, x, ~m), "these are the visible"),
+        (lambda p, x, m: ((p - x) ** 2)[m].mean(), "as they were"),
+        (lambda p, x, m: ((p - x + x.mean(2, keepdims=True)) ** 2)[m].mean(), "spread as well"),
+        (lambda p, x, m: masked_loss(p, x, m, axes=(2, 3)), "channels share"),
+        (lambda p, x, m: masked_loss(p, x, m, axes=(1, 2)), "whole clip shares"),
+        (lambda p, x, m: masked_loss(p, x, m) * m.mean(), "not of all"),
+        (lambda p, x, m: np.zeros(3), "one number"),
+        (lambda p, x, m: 0.1, "expected about"),
+    ]:
+        assert hint in says(check, wrong, capsys)
+    with np.errstate(all="ignore"):
+        flat = says(check, lambda p, x, m: masked_loss(p, x, m, eps=0), capsys)
+    assert "spread 0" in flat

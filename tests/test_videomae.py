@@ -212,6 +212,15 @@ def test_targets_are_normalised_by_tubelet_and_channel() -> None:
     assert 0 <= back.min() and back.max() <= 1 + 1e-6  # pixels again
 
 
+def test_with_a_floor_noise_is_no_target_and_contrast_stays_one() -> None:
+    clip = torch.randn(1, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    every = torch.arange(TINY.tokens)[None]
+    for scale, low, high in ((1.0, 0.7, 1.0), (0.01, 0.0, 0.1)):  # contrast, noise
+        at = Pretrainer(replace(TINY, floor=0.05)).targets(scale * clip, every)[0].std()
+        assert low < at < high
+        assert Pretrainer(TINY).targets(scale * clip, every)[0].std() == pytest.approx(1, abs=0.02)
+
+
 @pytest.mark.parametrize("norm_pix", [True, False])
 def test_a_perfect_prediction_reconstructs_the_clip(norm_pix: bool) -> None:
     config = replace(TINY, norm_pix=norm_pix)

@@ -485,3 +485,94 @@ def check_hold_out(hold_out: Any) -> str:
     if len({p for p, h in zip(people, run(people, 0.01, 0), strict=True) if h}) != 1:
         raise NotYet("a small fraction leaves nobody to test with: at least one person")
     return "nobody is on both sides"
+
+
+# --- 08, the whole VideoMAE ----------------------------------------------------------------------
+
+
+@told
+def check_tubes(tubes: Any) -> str:
+    """A function of a batch size, slices, tubelets a slice, a share and a seed that returns which
+    tubelets are hidden, bool (B, slices x patches), slice by slice: the same places in each."""
+    b, slices, patches, hidden = 6, 4, 20, 18
+    found = tubes(b, slices, patches, 0.9, 0)
+    if found is None or found is ...:
+        raise NotYet("tubes returns nothing: return an array of True and False (B, N)")
+    got = np.asarray(found)
+    if got.shape != (b, slices * patches):
+        raise NotYet(f"expected shape {(b, slices * patches)}, one row a clip, got {got.shape}")
+    if got.dtype != bool:
+        raise NotYet(f"True where hidden, False where visible, not {got.dtype} values")
+    each = got.reshape(b, slices, patches)
+    if (got.sum(1) == slices * (patches - hidden)).all():
+        raise NotYet("the other way round: True is hidden, nine of ten")
+    if (each != each[:, :1]).any():
+        across = got.reshape(b, patches, slices)
+        if (across == across[:, :, :1]).all():
+            raise NotYet("tokens go slice by slice: repeat the whole slice, not each tubelet")
+        raise NotYet("slices hide different places, so one shows what another hides: draw the "
+                     "places once and repeat them in every slice")  # fmt: skip
+    if (each.sum(2) != hidden).any():
+        raise NotYet(f"hide exactly {hidden} of {patches} places in every clip, not about as many: "
+                     "the visible tokens of a batch must fit into one tensor")  # fmt: skip
+    if (got == got[:1]).all():
+        raise NotYet("every clip of the batch hides the same places: draw for each clip")
+    if not np.array_equal(got, np.asarray(tubes(b, slices, patches, 0.9, 0))):
+        raise NotYet("the same seed gives another mask: use np.random.default_rng(seed)")
+    if all(np.array_equal(got, np.asarray(tubes(b, slices, patches, 0.9, s))) for s in (1, 2, 3)):
+        raise NotYet("every seed gives the same mask: hand it to np.random.default_rng")
+    if (np.asarray(tubes(b, slices, patches, 0.5, 0)).sum(1) != slices * patches // 2).any():
+        raise NotYet("another share should hide as many: int(share * patches) places")
+    return "what a tube hides, it hides in every frame"
+
+
+@told
+def check_masked_loss(loss: Any) -> str:
+    """A function of predicted values and pixels, both (B, N, P, 3), and a mask bool (B, N), NumPy
+    arrays, that returns the mean squared error on the masked tubelets alone, whose pixels are
+    first normalised per tubelet and channel."""
+    rng = np.random.default_rng(0)
+    pixels = rng.random((2, 8, 32, 3)) * rng.uniform(0.1, 1, (2, 8, 1, 3)) + rng.random(
+        (2, 8, 1, 3)
+    )
+    predicted, mask = rng.normal(size=pixels.shape), np.zeros((2, 8), bool)
+    mask[0, :6], mask[1, 2:] = True, True
+
+    def error(target: Any, keep: Any = mask) -> float:
+        return float(((predicted - target) ** 2)[keep].mean())
+
+    def normalised(*axes: int) -> Any:
+        return (pixels - pixels.mean(axes, keepdims=True)) / pixels.std(axes, keepdims=True)
+
+    everywhere, target = np.ones_like(mask), normalised(2)
+    right = error(target)
+    found = loss(predicted.copy(), pixels.copy(), mask.copy())
+    if found is None or found is ...:
+        raise NotYet("the loss returns nothing: return one number")
+    if np.ndim(found):
+        raise NotYet(f"return one number, the mean, not an array of shape {np.shape(found)}")
+    found = float(found)
+    told = {
+        error(target, everywhere): "the visible tubelets count too: take the masked ones alone, "
+        "or copying what is seen is rewarded",
+        error(target, ~mask): "these are the visible tubelets: True in the mask is hidden",
+        error(pixels): "the pixels are as they were: subtract each tubelet's mean and divide by "
+        "its spread",
+        error(pixels - pixels.mean(2, keepdims=True)): "divide by the spread as well, or tubelets "
+        "with strong contrast count for all",
+        error(normalised(2, 3)): "the channels share one mean and spread: normalise each by itself",
+        error(normalised(1, 2)): "the whole clip shares one mean and spread: normalise each "
+        "tubelet by itself",
+        right * mask.mean(): "divide by the number of masked tubelets, not of all",
+    }  # fmt: skip
+    for value, hint in told.items():
+        if np.isclose(found, value, rtol=1e-4):
+            raise NotYet(hint)
+    # the spread of P values, or its unbiased estimate as torch's: 1.6 % apart
+    if not np.isclose(found, right, rtol=0.04):
+        raise NotYet(f"expected about {right:.3f}, got {found:.3f}")
+    flat = pixels.copy()
+    flat[0, 0] = 0.5
+    if not np.isfinite(loss(predicted.copy(), flat, mask.copy())):
+        raise NotYet("a tubelet of one colour has spread 0: add a little before you divide")
+    return "only what is hidden counts, and every tubelet counts alike"

@@ -37,6 +37,9 @@ class Profile:
     train_steps: int  # not epochs: sixty clips need as many steps as six hundred
     width: int  # token width
     depth: int  # layers
+    # the small VideoMAE of notebook 08
+    mae_steps: int  # of pre-training
+    mae_tune_steps: int  # of fine-tuning, and of training from scratch
     # the same for every profile, so that weights of one serve another
     draw_size: int = 96  # pixels; a clip of the studio is about 50 KB
     draw_fps: float = 16.0
@@ -50,9 +53,9 @@ class Profile:
 PROFILES: dict[str, Profile] = {
     p.name: p
     for p in (
-        Profile("quick", 4, 2, 2, 1, "resnet8", 40, 16, 200, 64, 2),
-        Profile("standard", 24, 12, 3, 2, "resnet8", 1500, 32, 1000, 128, 2),
-        Profile("full", 96, 24, 5, 2, "resnet18", 12000, 64, 3000, 192, 4),
+        Profile("quick", 4, 2, 2, 1, "resnet8", 40, 16, 200, 64, 2, 20, 10),
+        Profile("standard", 24, 12, 3, 2, "resnet8", 1500, 32, 1000, 128, 2, 500, 150),
+        Profile("full", 96, 24, 5, 2, "resnet18", 12000, 64, 3000, 192, 4, 20000, 2000),
     )
 }
 

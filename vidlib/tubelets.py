@@ -34,6 +34,9 @@ class Config:
     decoder_heads: int = 6
     decoder_hidden: int = 1536
     norm_pix: bool = True  # targets are normalised per tubelet and channel
+    # added to the spread that targets are divided by, in greys of 0..1: where most tubelets hold
+    # noise alone, as in followed pictures, 1e-6 would make the noise the target
+    floor: float = 1e-6
     mean_pool: bool = False  # True for classifiers: the mean of the tokens, not the first one
     qv_bias: bool = True
     # of the blocks' layer norms, as in the converted files; the authors' 1e-6 gives the same digits

@@ -237,7 +237,7 @@ class Pretrainer(_Model):
         x = take(clip, index, self.config) * std + mean
         if not self.config.norm_pix:
             return x, x.new_zeros(1), x.new_ones(1)
-        centre, spread = x.mean(2, keepdim=True), x.std(2, keepdim=True) + 1e-6
+        centre, spread = x.mean(2, keepdim=True), x.std(2, keepdim=True) + self.config.floor
         return (x - centre) / spread, centre, spread
 
     def predict(self, clip: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
