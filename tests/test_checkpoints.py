@@ -33,8 +33,10 @@ def test_an_encoder_comes_back_the_same(tmp_path: Path) -> None:
 
 def test_a_classifier_is_refused_with_another_encoder(tmp_path: Path) -> None:
     model, path = TemporalTransformer(8, 3, width=16, window=4), tmp_path / "c.pth"
-    checkpoints.save_classifier(path, model, {**META, "classes": ["a"], "encoder_id": "one"})
-    assert checkpoints.load_classifier(path, "one")[1]["classes"] == ["a"]
+    checkpoints.save_classifier(
+        path, model, {**META, "classes": ["a", "b", "c"], "encoder_id": "one"}
+    )
+    assert checkpoints.load_classifier(path, "one")[1]["classes"] == ["a", "b", "c"]
     with pytest.raises(UserError, match="c.pth was trained on another encoder"):
         checkpoints.load_classifier(path, "two")
 

@@ -7,15 +7,51 @@ from collections import Counter
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
+import torch
 
 import fuzzing
 from conftest import moving_square, rounds
-from vidlib import video
+from vidlib import checkpoints, encoders, video
+from vidlib.loop import Interrupted
+from vidlib.temporal import TemporalTransformer
+from vidlib.tubelets import Config
+from vidlib.videomae import Classifier
 
 SEED = 0  # of the damage; a failure names the case's number
-SPARE = 1024**3  # bytes a process that reads damaged videos may take, beyond what it starts with
+SPARE = 1024**3  # bytes that opening damaged files may take, beyond what the process starts with
+
+needs_linux = pytest.mark.skipif(
+    not Path("/proc/self/statm").is_file(), reason="limits memory as Linux does"
+)
+
+
+def outcomes(folder: Path, count: int) -> dict[int, str]:
+    """What becomes of the cases: opened, refused (one line that names the file), or how it failed.
+    They run in a process of its own, with a limit of memory and of time; where it ends, the next
+    goes on behind the case that ended it."""
+    told: dict[int, str] = {}
+    begin = 0
+    while begin < count and sum("process ended" in text for text in told.values()) < 5:
+        run = subprocess.run(
+            [sys.executable, fuzzing.__file__, folder, *map(str, (SEED, begin, count, SPARE))],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        for line in map(json.loads, run.stdout.splitlines()):
+            told[line.get("began", line.get("number"))] = line["outcome"]
+        assert len(told) > begin, run.stderr
+        if run.returncode:
+            last = max(told)
+            told[last] += f"; process ended, {run.returncode}: {run.stderr[-300:]}"
+        begin = max(told) + 1
+    return told
+
+
+def check(told: dict[int, str]) -> None:
+    assert not {n: text for n, text in told.items() if text not in ("opened", "refused")}
+    kinds = Counter(told.values())  # the damage is neither too little nor too much
+    assert min(kinds["opened"], kinds["refused"]) > len(told) / 20, kinds
+
 
 # -- the reader --
 
@@ -28,9 +64,9 @@ CONTAINERS = [
 
 
 @pytest.fixture(scope="module")
-def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of one small film in each container."""
-    folder = tmp_path_factory.mktemp("fuzz") / "healthy"
+    folder = tmp_path_factory.mktemp("fuzz") / "films"
     folder.mkdir()
     frames = moving_square(seconds=0.6, fps=20)
     video.write_video(folder / "own.webm", frames, 20)
@@ -51,22 +87,44 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="limits memory as Linux does")
-def test_any_damage_gives_frames_or_a_clear_error(healthy: Path) -> None:
-    """In a process of its own, with a limit of memory and of time: no crash, no hang."""
-    count, outcomes, begin = rounds(6000), {}, 0
-    while begin < count:
-        run = subprocess.run(
-            [sys.executable, fuzzing.__file__, healthy, *map(str, (SEED, begin, count, SPARE))],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        for line in map(json.loads, run.stdout.splitlines()):
-            outcomes[line.get("began", line.get("number"))] = line.get("outcome", "did not return")
-        assert len(outcomes) > begin, run.stderr
-        if run.returncode:
-            outcomes[max(outcomes)] = f"process ended, {run.returncode}: {run.stderr[-300:]}"
-        begin = max(outcomes) + 1
-    found = {n: told for n, told in outcomes.items() if told not in ("frames", "refused")}
-    assert not found
-    kinds = Counter(outcomes.values())
-    assert kinds["frames"] > count / 5 and kinds["refused"] > count / 20  # the damage is no matter
+@needs_linux
+def test_damaged_films_give_frames_or_a_clear_error(films: Path) -> None:
+    check(outcomes(films, rounds(6000)))
+
+
+# -- weights --
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of every kind of weight file, small."""
+    folder = tmp_path_factory.mktemp("fuzz") / "weights"
+    torch.manual_seed(0)
+    encoder = encoders.build()
+    meta = {"key": "k", "sampling": fuzzing.SAMPLE, "config": {}, "history": [{"loss": 1.0}]}
+    checkpoints.save_encoder(folder / "encoder.pth", encoder, meta)
+    model = TemporalTransformer(encoder.dim, 3, width=8, depth=1, heads=2, window=4)
+    meta |= {"classes": fuzzing.CLASSES, "encoder_id": encoders.identity(encoder)}
+    checkpoints.save_classifier(folder / "classifier.pth", model, meta)
+    with pytest.raises(Interrupted):
+        fuzzing.train(folder / "run.pth", stop_at=2)
+    config = Config(16, 4, 8, 2, 8, 1, 2, 16, 8, 1, 2, 16, mean_pool=True, classes=("a", "b"))
+    tiny = Classifier(config).eval()
+    tiny.save_pretrained(folder / "folder")
+    state = tiny.state_dict()
+    checkpoints.save(folder / "videomae.pth", {
+        "kind": "VideoMAE", "config": {**vars(config)}, "state": state, "key": "k", "history": [],
+    })  # fmt: skip
+    for name in fuzzing.OPEN:
+        if (folder / name).exists():
+            fuzzing.OPEN[name](folder / name, 0)
+    (folder / "run.pth").unlink()
+    with pytest.raises(Interrupted):
+        fuzzing.train(folder / "run.pth", stop_at=2)
+    return folder
+
+
+@pytest.mark.soak
+@needs_linux
+def test_damaged_weights_are_refused_or_do_no_harm(weights: Path) -> None:
+    check(outcomes(weights, rounds(4000)))

@@ -54,7 +54,7 @@ def extract_features(
     out = []
     for clip in settings.bar(clips, "features", disable=not progress):
         file = folder / f"{cache.key(clip.path)}-{sample['background']}.npy" if folder else None
-        features = _kept(file)
+        features = _kept(file, encoder.dim)
         if features is None:
             features = encode(encoder, cache.frames(clip.path), sample["background"], device)
             if file:
@@ -64,9 +64,12 @@ def extract_features(
     return out
 
 
-def _kept(file: Path | None) -> NDArray[np.float32] | None:
-    """A feature file's content; None when it is absent or damaged."""
+def _kept(file: Path | None, dim: int) -> NDArray[np.float32] | None:
+    """A feature file's content (T, dim); None when it is absent or damaged."""
     try:
-        return np.load(file) if file else None
-    except (OSError, ValueError, EOFError):
-        return None
+        features = np.load(file) if file else None
+        if len(features) and features.shape[1:] == (dim,) and features.dtype == np.float32:
+            return features if np.isfinite(features).all() else None
+    except Exception:  # whatever is wrong with it, it is computed again
+        pass
+    return None

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from . import checkpoints, settings
 from .settings import UserError
 
@@ -71,9 +73,8 @@ def run(
         checkpoints.write(out, lambda file: None, keep=False)  # can it be written at the end?
     if part and checkpoints.stored_key(part) == run_key:
         saved = checkpoints.load(part, "unfinished run", "delete it and start again")
-        for name, state in states.items():
-            state.load_state_dict(saved[name])
-        history = saved["history"]
+        with checkpoints.sound(part, "delete it and start again"):
+            history = _restored(states, saved, steps)
 
     def save() -> None:
         if part:
@@ -102,6 +103,31 @@ def run(
     if done < steps:
         save()  # what comes after the last step may be stopped, too
     return history
+
+
+def _restored(states: dict[str, Stateful], saved: dict[str, Any], steps: int) -> list[Record]:
+    """Give `states` what an unfinished run saved; returns its records. Errors of many kinds when it
+    does not fit: what an optimiser would stumble over later shall be found now."""
+    if not checkpoints.finite({name: saved[name] for name in states}):
+        raise ValueError("not finite")
+    for name, state in states.items():
+        if not isinstance(state, torch.optim.Optimizer):
+            state.load_state_dict(saved[name])
+            continue
+        # its options are the caller's, and not to be taken from a file
+        state.load_state_dict({**state.state_dict(), "state": saved[name]["state"]})
+        for parameter, kept in state.state.items():
+            shapes = [v.shape for v in kept.values() if v is not None]
+            if not {*shapes} <= {parameter.shape, torch.Size()}:
+                raise ValueError("not of the parameter's shape")
+        each = (frozenset(k for k, v in kept.items() if v is not None)
+                for kept in state.state.values())  # fmt: skip
+        if len({*each}) > 1:
+            raise KeyError("not the same for all parameters")
+    history = saved["history"]
+    if [record["step"] for record in history] != list(range(1, min(len(history), steps) + 1)):
+        raise ValueError("steps")
+    return [record | {"seconds": float(record["seconds"])} for record in history]
 
 
 def warm_cosine(step: int, steps: int) -> float:

@@ -124,6 +124,11 @@ class Predictor:
             with torch.inference_mode():
                 pooled, attention = self.model.tokens(x, valid)
                 p = self.model.logits(pooled).softmax(1).double().numpy()
+            if not np.isfinite(p).all():
+                raise UserError(
+                    f"{source if isinstance(source, str | Path) else 'frames'}: {self.weights_note} "
+                    "answer with numbers that are not finite: make them again (make course)"
+                )
             # where nothing moves nothing is known, whatever the Transformer makes of noise
             background = self.sampling["background"]
             still = [not motion.moves(pictures[s : s + length], background) for s in starts]

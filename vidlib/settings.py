@@ -110,7 +110,7 @@ class PretrainConfig(_Checked):
                        among=STEMS)  # fmt: skip
     init: str = option("none", "starting weights: none, imagenet, kinetics (swin3d_t), or a file "
                        "of vidlib pretrain")  # fmt: skip
-    size: int = option(64, "pixels at the encoder's input", 8)
+    size: int = option(64, "pixels at the encoder's input", 8, 4096)
     fps: float = option(12.0, "frames per second of the sampling grid", 0.1, 1000)
     background: str = option("follow", "what the encoder is shown: what moves, held still and "
                              "followed; frames minus the clip's median frame; frames as they are",
@@ -166,10 +166,10 @@ class TrainConfig(_Checked):
     Raises UserError for values that no run could use.
     """
 
-    width: int = option(128, "token width, even, a multiple of the heads", 2)
-    depth: int = option(2, "layers", 1)
+    width: int = option(128, "token width, even, a multiple of the heads", 2, 2**16)
+    depth: int = option(2, "layers", 1, 1000)
     heads: int = option(4, "attention heads", 1)
-    window: int = option(24, "frames in a window, on the encoder's sampling grid", 1)
+    window: int = option(24, "frames in a window, on the encoder's sampling grid", 1, 10_000)
     positions: str = option("sincos", "how a frame's place is told", among=("sincos", "learned"))
     pool: str = option("mean", "over frames, or a token of its own", among=("mean", "cls"))
     center: bool = option(True, "subtract each window's mean feature")
