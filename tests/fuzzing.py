@@ -65,11 +65,13 @@ def strange(content: Any, seed: int, number: int) -> Any:
         None, True, -1, 0, 3, 10**6, 10**12, -(10**30), 1e308, float("nan"), float("inf"), "",
         "x", "imagenet", "../../x", "a\nb", "\0", [], {}, (), ["a", "a"], [1], {"x": 1}, b"x",
         torch.zeros(0), torch.zeros(2), torch.full((2, 2), float("nan")), torch.zeros(3).bool(),
-        torch.zeros(1).expand(10**6, 10**6), torch.zeros(2, device="meta"), torch.eye(2).to_sparse(),
+        torch.zeros(1).expand(10**6, 10**6), torch.zeros(2, device="meta"),
+        torch.eye(2).to_sparse(),
     ]  # fmt: skip
     rng = np.random.default_rng([seed, number])
     # tensors stay shared; containers are the copy's own
-    whole = copy.deepcopy(content, {id(t): t for t in _tensors(content)})
+    healthy = _tensors(content)
+    whole = copy.deepcopy(content, {id(t): t for t in healthy})
     for _ in range(rng.integers(1, 3)):
         node = whole
         while True:
@@ -82,7 +84,7 @@ def strange(content: Any, seed: int, number: int) -> Any:
         how = rng.random()
         if how < 0.2:
             del node[key]
-        elif how < 0.3 and isinstance(inner, torch.Tensor) and inner.is_floating_point():
+        elif how < 0.3 and any(inner is t for t in healthy if t.is_floating_point()):
             node[key] = torch.full_like(inner, float("nan"))
         elif how < 0.4 and isinstance(node, dict):
             node["more"] = values[rng.integers(len(values))]
@@ -143,7 +145,8 @@ def open_encoder(path: Path, number: int) -> None:
 
     checkpoints.stored_key(path)
     encoder, meta = checkpoints.load_encoder(path)
-    assert len(meta["id"]) == 24 and isinstance(meta["history"], list)
+    assert len(meta["id"]) == 24
+    checkpoints.pretrained_by(meta, path)
     encoder(torch.zeros(2, 3, 32, 32))
 
 
@@ -174,7 +177,7 @@ def open_videomae(path: Path, number: int) -> None:
     checkpoints.stored_key(path)
     model = (Classifier, VideoMAE)[number % 2].from_pretrained(source)
     c = model.config
-    assert torch.isfinite(model(torch.zeros(1, c.frames, 3, c.size, c.size))).all()
+    assert len(model(torch.zeros(1, c.frames, 3, c.size, c.size))) == 1
 
 
 def open_features(path: Path, number: int) -> None:

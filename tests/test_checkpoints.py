@@ -86,3 +86,15 @@ def test_wrong_kinds_and_missing_files_are_named(encoder_file: Path, tmp_path: P
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
     with pytest.raises(UserError, match="tensor.pth"):
         checkpoints.load_encoder(tmp_path / "tensor.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("resnet10", 64), ("regnet_x_400mf", 64), ("swin_v2_t", 256)],
+)
+def test_encoders_of_every_make_come_back(tmp_path: Path, name: str, size: int) -> None:
+    """Some ask for a least size, some have it in their shape, some compute while they are built."""
+    encoder = encoders.build(name, size=size)
+    checkpoints.save_encoder(tmp_path / "e.pth", encoder, META)
+    loaded, meta = checkpoints.load_encoder(tmp_path / "e.pth")
+    assert loaded.spec() == encoder.spec() and meta["id"] == encoders.identity(encoder)

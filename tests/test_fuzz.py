@@ -1,19 +1,26 @@
 """Damaged and hostile files, by the thousand: each gives what it held, or one clear error."""
 
+import io
 import json
+import os
+import pickle
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
 import fuzzing
 from conftest import moving_square, rounds
-from vidlib import checkpoints, encoders, video
+from vidlib import catalog, checkpoints, course, encoders, settings, studio, video
 from vidlib.loop import Interrupted
+from vidlib.settings import UserError
 from vidlib.temporal import TemporalTransformer
 from vidlib.tubelets import Config
 from vidlib.videomae import Classifier
@@ -128,3 +135,70 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_linux
 def test_damaged_weights_are_refused_or_do_no_harm(weights: Path) -> None:
     check(outcomes(weights, rounds(4000)))
+
+
+class Touch:
+    """Unpickled, it runs code: a file appears."""
+
+    def __init__(self, way: str, file: Path) -> None:
+        code = f"open({str(file)!r}, 'w')"
+        self.call: tuple[Any, tuple[Any, ...]] = {
+            "system": (os.system, (f"touch {file}",)),
+            "exec": (exec, (code,)),
+            "eval": (eval, (code,)),
+            "process": (subprocess.Popen, (["touch", str(file)],)),
+            "open": (open, (str(file), "w")),
+        }[way]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+@pytest.mark.parametrize("way", ["system", "exec", "eval", "process", "open"])
+def test_hostile_files_run_no_code(weights: Path, tmp_path: Path, way: str) -> None:
+    """In the place of every file that vidlib reads, and of parts of them."""
+    work, owned = tmp_path / "work", tmp_path / "owned"
+    shutil.copytree(weights, work)
+    hostile = Touch(way, owned)
+    files = [n for n in fuzzing.OPEN if n.endswith((".pth", ".part"))]
+    for name in files:
+        whole = torch.load(work / name, weights_only=True)
+        beside = [{**whole, part: hostile} for part in (*whole, "tuned", "more")]
+        for number, content in enumerate([hostile, [hostile], {"state_dict": hostile}, *beside]):
+            torch.save(content, work / name, _use_new_zipfile_serialization=number % 4 > 0)
+            if number % 4 == 1:
+                (work / name).write_bytes(pickle.dumps(content, protocol=number % 5))
+            _open_hostile(work / name)
+        shutil.copy(weights / name, work / name)
+    array = np.empty(2, object)
+    array[:] = hostile
+    raw = io.BytesIO()
+    np.save(raw, array, allow_pickle=True)
+    for content in (raw.getvalue(), pickle.dumps(hostile)):
+        for name in ("model.safetensors", "config.json"):
+            (work / "folder" / name).write_bytes(content)
+            _open_hostile(work / "folder" / name)
+        shutil.copytree(weights / "folder", work / "folder", dirs_exist_ok=True)
+        (work / "folder" / "pytorch_model.bin").write_bytes(content)
+        (work / "folder" / "model.safetensors").unlink()
+        _open_hostile(work / "folder" / "pytorch_model.bin")
+        for name in ("clips.csv", "studio.json", "course.json"):
+            (work / name).write_bytes(content)
+        with pytest.raises(UserError, match="clips.csv"):
+            catalog.read_csv(work / "clips.csv")
+        assert course.Stages(work / "course.json").kept == {}
+        assert studio._remembered(work / "studio.json") == {}
+        with pytest.raises(UserError, match="clips.csv"):
+            studio.make_dataset(work, settings.profile("quick"), workers=1, progress=False)
+    assert not owned.exists()
+    pickle.loads(pickle.dumps(Touch("exec", owned)))  # the trap does work on who takes no care
+    assert owned.exists()
+
+
+def _open_hostile(path: Path) -> None:
+    name = path.name if path.parent.name != "folder" else "folder/config.json"
+    if path.suffix == ".part":  # what cannot be gone on with is begun again
+        return fuzzing.OPEN[name](path, 0)
+    with pytest.raises(UserError, match=f"{path.name}|folder") as caught:
+        fuzzing.OPEN[name](path, 0)
+    assert "\n" not in str(caught.value)

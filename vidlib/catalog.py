@@ -171,7 +171,7 @@ def read_csv(path: Path | str) -> list[Clip]:
     if "path" not in rows.fieldnames:
         raise UserError(f"{path} has no column 'path': its first line must name the columns")
     clips = []
-    for row in rows:
+    for row in _readable(rows, path):
         cells = {key: value.strip() for key, value in row.items() if key and value}
         cells = {key: cells[key] for f in fields(Clip) if cells.get(key := f.name)}
         if "path" not in cells:
@@ -184,6 +184,19 @@ def read_csv(path: Path | str) -> list[Clip]:
                 )
         clips.append(Clip(**cells | {"path": path.parent / cells["path"]}))
     return clips
+
+
+def _readable(rows: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+    """The rows; UserError for what no table holds, as zero bytes and endless cells."""
+    try:
+        for row in rows:
+            if "\0" in str(row.get("path")):
+                raise csv.Error("a zero byte")
+            yield row
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {rows.line_num}: {error}: mend it or save it anew"
+        ) from error
 
 
 def write_csv(path: Path | str, clips: Iterable[Clip]) -> None:

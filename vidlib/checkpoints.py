@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from . import encoders
-from .settings import PretrainConfig, TrainConfig, UserError
+from .settings import MOST_PIXELS, PretrainConfig, TrainConfig, UserError
 from .temporal import TemporalTransformer
 
 FORMAT = 1
@@ -95,6 +95,12 @@ def load(path: Path, kind: str, remedy: str) -> Meta:
     return content
 
 
+def pretrained_by(meta: Meta, path: Path) -> PretrainConfig:
+    """The settings that an encoder's file says it was made with."""
+    with sound(path, "make it again with: vidlib pretrain"):
+        return PretrainConfig(**meta["config"])
+
+
 @contextlib.contextmanager
 def sound(path: Path | str, remedy: str = "make it again") -> Iterator[None]:
     """A file's content may be anybody's: whatever it makes fail here is one UserError that names
@@ -163,14 +169,17 @@ def load_classifier(path: Path, encoder_id: str) -> tuple[TemporalTransformer, M
             )
         spec, state = content.pop("spec"), content.pop("state")
         TrainConfig(**{k: v for k, v in spec.items() if k not in ("dim", "actions")})
-        model = _filled(lambda: TemporalTransformer(**spec), state, path)
+        with torch.device("meta"):  # without memory: a damaged file may ask for too much
+            _check(TemporalTransformer(**spec), state, path)
+        model = TemporalTransformer(**spec)
+        model.load_state_dict(state)
         names = content["classes"]
         if len(names) != spec["actions"] or not all(isinstance(name, str) for name in names):
             raise ValueError("classes")
         content["sampling"] = PretrainConfig(**content["sampling"]).sampling
         if tuned := content.get("tuned"):
             content["tuned"] = _encoder(**tuned, path=path)
-    return model, content
+    return model.eval(), content
 
 
 def _state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -178,20 +187,21 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _encoder(spec: Meta, state: dict[str, torch.Tensor], path: Path) -> encoders.FrameEncoder:
-    # no other option of `build`: a file must not name weights to be fetched
-    name, stem, size = spec["name"], spec["stem"], spec.get("size", 224)
-    return _filled(lambda: encoders.build(name, stem, size=size), state, path)
+    # no other option of `build`: a file must not name weights to be fetched. A size stands in the
+    # specs that depend on it; any will do for the others, if it is not under what they ask for
+    size = spec.get("size", MOST_PIXELS)
+    if size > MOST_PIXELS:
+        raise UserError(f"{path} holds an encoder of {size} pixels: {MOST_PIXELS} are the most")
+    encoder = encoders.build(spec["name"], spec["stem"], size=size)
+    _check(encoder, state, path)
+    encoder.load_state_dict(state)  # half-precision files are widened here
+    return encoder.eval()
 
 
-def _filled(make: Callable[[], nn.Module], state: dict[str, torch.Tensor], path: Path) -> Any:
-    """The model that `make` makes, with a file's state, in eval mode. It is made without memory
-    first: a damaged file may ask for more than there is."""
-    with torch.device("meta"):
-        wanted = {name: value.shape for name, value in make().state_dict().items()}
-    if wanted != {name: value.shape for name, value in state.items()}:
+def _check(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    """UserError unless the state is the model's."""
+    shapes = {name: value.shape for name, value in state.items()}
+    if shapes != {name: value.shape for name, value in model.state_dict().items()}:
         raise UserError(f"{path} does not fit the model it names: make it again")
     if not finite(state):
         raise UserError(f"{path} holds weights that are not finite: make it again")
-    model = make()
-    model.load_state_dict(state)  # half-precision files are widened here
-    return model.eval()

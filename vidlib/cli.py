@@ -287,7 +287,7 @@ def run_train(args: argparse.Namespace) -> None:
     belongs = {"encoder_id": meta["id"], "sampling": meta["sampling"]}
     if args.finetune:
         encoder, model, actions, history = endtoend.train_together(
-            train, PretrainConfig(**meta["config"]), config, args.finetune, encoder,
+            train, checkpoints.pretrained_by(meta, args.encoder), config, args.finetune, encoder,
             args.finetune_lr, args.out, belongs, dev, people=people,
         )  # fmt: skip
     else:
@@ -316,7 +316,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         encoder = None
         if args.encoder:  # pre-trained elsewhere: its own settings, not the options
             encoder, meta = checkpoints.load_encoder(args.encoder)
-            configs[0] = PretrainConfig(**meta["config"])
+            configs[0] = checkpoints.pretrained_by(meta, args.encoder)
         seeds = range(args.seed, args.seed + args.seeds)
         shared = (*configs, seeds, settings.device(args.device))
         if args.protocol == "leave-one-person-out":

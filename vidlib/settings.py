@@ -67,6 +67,7 @@ def profile(name: str | None = None) -> Profile:
 
 BACKGROUNDS = ("follow", "median", "none")
 STEMS = ("imagenet", "small")
+MOST_PIXELS = 4096  # a side of what an encoder is shown; more is a slip of the keyboard
 
 
 def option(
@@ -110,7 +111,7 @@ class PretrainConfig(_Checked):
                        among=STEMS)  # fmt: skip
     init: str = option("none", "starting weights: none, imagenet, kinetics (swin3d_t), or a file "
                        "of vidlib pretrain")  # fmt: skip
-    size: int = option(64, "pixels at the encoder's input", 8, 4096)
+    size: int = option(64, "pixels at the encoder's input", 8, MOST_PIXELS)
     fps: float = option(12.0, "frames per second of the sampling grid", 0.1, 1000)
     background: str = option("follow", "what the encoder is shown: what moves, held still and "
                              "followed; frames minus the clip's median frame; frames as they are",
