@@ -180,16 +180,6 @@ def open_videomae(path: Path, number: int) -> None:
     assert len(model(torch.zeros(1, c.frames, 3, c.size, c.size))) == 1
 
 
-def open_features(path: Path, number: int) -> None:
-    """A file of the cache: whatever is in it, the answer is that of a cache that is empty."""
-    from vidlib import encoders, features
-    from vidlib.catalog import Clip
-
-    encoder, clip = encoders.build(), Clip(path.parents[3] / "clip.webm")
-    found = features.extract_features(encoder, [clip], SAMPLE, progress=False)[0]
-    assert found.dtype == np.float32 and found.shape[1] == encoder.dim and np.isfinite(found).all()
-
-
 SAMPLE = {"size": 32, "fps": 12.0, "background": "none"}
 OPEN: dict[str, Callable[[Path, int], None]] = {
     "encoder.pth": open_encoder, "classifier.pth": open_classifier, "run.pth.part": open_run,

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 
 import fuzzing
 from conftest import moving_square, rounds
-from vidlib import catalog, checkpoints, course, encoders, settings, studio, video
+from vidlib import catalog, checkpoints, course, encoders, features, settings, studio, video
 from vidlib.loop import Interrupted
 from vidlib.settings import UserError
 from vidlib.temporal import TemporalTransformer
@@ -154,6 +155,7 @@ class Touch:
         return self.call
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("way", ["system", "exec", "eval", "process", "open"])
 def test_hostile_files_run_no_code(weights: Path, tmp_path: Path, way: str) -> None:
     """In the place of every file that vidlib reads, and of parts of them."""
@@ -202,3 +204,96 @@ def _open_hostile(path: Path) -> None:
     with pytest.raises(UserError, match=f"{path.name}|folder") as caught:
         fuzzing.OPEN[name](path, 0)
     assert "\n" not in str(caught.value)
+
+
+# -- caches and tables --
+
+
+@pytest.mark.soak
+def test_a_damaged_cache_answers_as_an_empty_one(
+    small_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDLIB_DATA", str(tmp_path))
+    encoder, clip = encoders.build().eval(), catalog.Clip(small_video)
+
+    def found(keep: bool = True) -> np.ndarray:
+        return features.extract_features(
+            encoder, [clip], fuzzing.SAMPLE, torch.device("cpu"), progress=False, keep=keep
+        )[0]
+
+    right = found()
+    for folder in ("frames", "features"):
+        file = next((tmp_path / "cache" / folder).rglob("*.npy"))
+        healthy = file.read_bytes()
+        whole = np.load(io.BytesIO(healthy))
+        arrays = [whole[:0], whole[0], whole[..., :1], whole.astype(float), whole.T, np.array("x")]
+        for array in (*arrays, np.full_like(whole, 1), np.zeros(3, "datetime64[s]")):
+            odd = io.BytesIO()
+            np.save(odd, array)
+            file.write_bytes(odd.getvalue() + healthy[-4:])
+            np.testing.assert_array_equal(found(folder == "features"), right)
+        for number in range(rounds(1000)):
+            file.write_bytes(fuzzing.damaged([healthy], 0, SEED, number))
+            np.testing.assert_array_equal(found(folder == "features"), right, str(number))
+
+
+TABLE = b"""path,action,person,scene,split,source
+a.webm,waving,ann,,train,own
+sub/b.webm,"clap, ping",bob,2,val,
+train/waving/studio_0000_0001_0.webm,waving,0000,0001,train,studio
+"""
+
+
+@pytest.mark.soak
+def test_damaged_tables_are_read_or_refused_and_nothing_else_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the studio and the catalogue read them; nothing is drawn."""
+
+    def draw(root: Path, job: studio._Job, *look: Any) -> None:
+        (root / job.path).parent.mkdir(parents=True, exist_ok=True)
+        (root / job.path).write_bytes(b"drawn")
+
+    monkeypatch.setattr(studio, "_draw_job", draw)
+    root = tmp_path / "raw"
+    one = replace(settings.profile("quick"), people_train=1, people_val=1, takes_train=1)
+
+    def make() -> None:
+        studio.make_dataset(root, one, workers=1, progress=False)
+
+    make()
+    own = [root / "a.webm", root / "train" / "waving" / "me.webm", tmp_path / "studio_1_2_3.webm"]
+    for path in own:
+        path.write_bytes(b"mine")
+    memory, table = root / "studio.json", root / "clips.csv"
+    kept = memory.read_bytes()
+    outside = ["../studio_1_2_3.webm", str(own[2]), "train/waving/me.webm", "train/../a.webm", 3]
+    for state in (outside, {"key": "x", "clips": outside}, {"key": 1}, {"clips": {}}, None, "x"):
+        memory.write_text(json.dumps(state))
+        make()
+        assert all(path.exists() for path in own) and memory.read_bytes() == kept
+    table.write_bytes(TABLE)
+    make()
+    assert catalog.read_csv(table)[1].action == "clap, ping"
+    # as spreadsheets save it: the rows stay
+    table.write_bytes("\ufeffPath;Action\nsub/b.webm;clapping\n".encode())
+    make()
+    first, *rest = catalog.read_csv(table)
+    assert (first.path.name, first.action) == ("b.webm", "clapping") and len(rest) == 16
+    healthy, outcomes = table.read_bytes(), Counter()
+    for number in range(rounds(2000)):
+        table.write_bytes(fuzzing.damaged([healthy, TABLE], number % 2, SEED, number))
+        if number % 3 == 0:
+            memory.write_bytes(fuzzing.damaged([kept], 0, SEED, number))
+        for read in (lambda: catalog.find_clips(root), make):
+            try:
+                read()
+                outcomes["read"] += 1
+            except UserError as error:
+                outcomes["refused"] += 1
+                assert "\n" not in str(error), number
+                assert any(p in str(error) for p in ("clips.csv", "in its way")), str(error)
+        assert all(path.exists() for path in own), number
+        for path in root.rglob("studio_*.webm"):
+            path.unlink()
+    assert min(outcomes.values()) > sum(outcomes.values()) / 20, outcomes
