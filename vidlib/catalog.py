@@ -224,6 +224,14 @@ def actions(clips: Iterable[Clip]) -> list[str]:
     return sorted({clip.action for clip in clips if clip.action is not None})
 
 
+def classes(clips: Iterable[Clip]) -> list[str]:
+    """The actions, of which training needs two or more: else UserError."""
+    found = actions(clips)
+    if len(found) < 2:
+        raise UserError(f"training needs two actions or more, found {found}: add labelled clips")
+    return found
+
+
 def _film(clip: Clip) -> str:
     """What clips cut from one film share: the name up to a trailing _NN. If what is left says
     nothing about the film (empty, the action, a camera's word), the clip is a film of its own."""

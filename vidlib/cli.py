@@ -274,14 +274,14 @@ def run_embed(args: argparse.Namespace) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    from . import catalog, checkpoints, endtoend, evaluation, features, training
+    from . import checkpoints, endtoend, evaluation, features, training
 
     config = _config(TrainConfig, args)
     if args.masked and args.finetune:
         raise UserError("--masked is for a frozen encoder: leave out either it or --finetune")
     encoder, meta = checkpoints.load_encoder(args.encoder)
     known, val = _split(_clips(args))
-    train, val = catalog.labelled(known), catalog.labelled(val)
+    train, val = evaluation.to_test(known, val)
     dev = settings.device(args.device)
     people = [c.person for c in train]
     belongs = {"encoder_id": meta["id"], "sampling": meta["sampling"]}
@@ -331,6 +331,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
         return
     predictor = predict.Predictor(args.encoder, args.classifier, settings.device(args.device))
     val = catalog.labelled(_split(_clips(args))[1])
+    if not val:
+        raise UserError(f"{args.data}: no val clip has an action: put some into val/<action>/")
     predicted = [predictor.predict(c.path).top(1)[0][0] for c in val]
     result = evaluation.outcome(val, predicted, predictor.actions)
     print(json.dumps(result.to_json()) if args.json else

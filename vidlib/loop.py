@@ -19,6 +19,7 @@ from . import checkpoints, settings
 from .settings import UserError
 
 Record = dict[str, float]
+EXPLODED = 1e4  # times what a loss began with: from there no run has come back
 
 
 class Interrupted(UserError):
@@ -89,6 +90,10 @@ def run(
         for step in bar:
             record = do_step(step) | {"step": step + 1, "seconds": time.perf_counter() - began}
             history.append(record)
+            first, now = history[0].get("loss", 0.0), record.get("loss", 0.0)
+            if now > EXPLODED * max(1.0, abs(first)):
+                raise UserError(f"{title}: the loss rose from {first:.3g} to {now:.3g} at step "
+                                f"{step + 1}: try a smaller learning rate")  # fmt: skip
             shown = {k: f"{record[k]:.3f}" for k in ("loss", "collapse") if k in record}
             bar.set_postfix(shown, refresh=False)
             if on_step:
@@ -101,6 +106,9 @@ def run(
                 save()
                 last_save = time.perf_counter()
     if done < steps:
+        if not all(checkpoints.finite(state.state_dict()) for state in states.values()):
+            raise UserError(f"{title}: the last step left weights that are not finite: try a "
+                            "smaller learning rate")  # fmt: skip
         save()  # what comes after the last step may be stopped, too
     return history
 

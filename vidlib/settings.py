@@ -126,8 +126,8 @@ class PretrainConfig(_Checked):
     gap: float = option(0.0, "seconds between the frames that two views have of a clip", 0, 1000)
     recipe: str = option("motion", "augmentation: paper, body (for few clips), no-colour, motion, "
                          "blur, solarise, or walls (for --background none)")  # fmt: skip
-    lr: float = option(0.2, "learning rate for 256 frames; scaled by batch / 256", 0)
-    weight_decay: float = option(1e-4, "of SGD with momentum 0.9", 0)
+    lr: float = option(0.2, "learning rate for 256 frames; scaled by batch / 256", 0, 1000)
+    weight_decay: float = option(1e-4, "of SGD with momentum 0.9", 0, 1000)
     hidden: int = option(512, "size of the projector's layers and output", 1)
     bottleneck: int = option(128, "size of the predictor's hidden layer", 1)
     stop_gradient: bool = option(True, "off shows the collapse, and is of no other use")
@@ -177,8 +177,8 @@ class TrainConfig(_Checked):
     dropout: float = option(0.1, "dropout", 0, 0.95)
     steps: int = option(1000, "optimiser steps", 1)
     batch: int = option(32, "windows in a step", 1)
-    lr: float = option(1e-3, "peak learning rate of AdamW", 0)
-    weight_decay: float = option(0.05, "of AdamW", 0)
+    lr: float = option(1e-3, "peak learning rate of AdamW", 0, 1000)
+    weight_decay: float = option(0.05, "of AdamW", 0, 1000)
     smoothing: float = option(0.1, "label smoothing", 0, 1)
     shortest: float = option(0.7, "random windows are this share of the window or longer", 0, 1)
     seed: int = option(0, "random seed", 0, 2**32 - 1)
