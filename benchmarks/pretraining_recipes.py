@@ -100,7 +100,9 @@ def key_of(name: str, seed: int, steps: int | None, known: list[Clip], asked: li
     if RECIPES[name] is None:
         pre = replace(pre, steps=1)  # the same encoder, whatever the others' steps
     data = catalog.fingerprint(known), catalog.fingerprint(asked), motion.FORMAT
-    return checkpoints.key(MEASURES, RECIPES[name] is None, pre, train, *data)
+    kind = settings.device().type  # a GPU's rows are compared with one another: a point differs
+    where = () if kind == "cpu" else (kind,)
+    return checkpoints.key(MEASURES, RECIPES[name] is None, pre, train, *data, *where)
 
 
 def encoder_file(name: str, seed: int, steps: int | None, known: list[Clip]) -> Path:

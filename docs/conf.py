@@ -56,6 +56,7 @@ notebooks/solutions/*
 :caption: Beside it
 
 docs/teaching
+docs/many_machines
 benchmarks/README
 data/raw_videos/README
 ```

@@ -103,7 +103,7 @@ def test_every_import_is_a_listed_package(folder: str) -> None:
 
 # a room imports from its own floor and those below it
 FLOORS = (
-    "settings motion video fetching",
+    "settings motion video fetching distributed",
     "studio sampling catalog datasets augment encoders simsiam temporal probes checkpoints "
     "tubelets published videomae",
     "loop features pretraining training endtoend evaluation predict figures exercises "

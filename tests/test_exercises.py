@@ -185,6 +185,70 @@ def test_shuffled(capsys: pytest.CaptureFixture[str]) -> None:
         assert hint in says(check, wrong, capsys)
 
 
+# --- 07, better pre-training ---------------------------------------------------------------------
+
+
+def partners(at: Any, length: int, gap: float, fps: float) -> Any:
+    apart = round(gap * fps)
+    moved = np.where(at + apart < length, at + apart, at - apart)
+    return np.clip(moved, 0, length - 1)
+
+
+def test_partners(capsys: pytest.CaptureFixture[str]) -> None:
+    check = exercises.check_partners
+    assert says(check, partners, capsys).startswith("ok")
+
+    def in_place(at: Any, length: int, gap: float, fps: float) -> Any:
+        at[:] = partners(at, length, gap, fps)
+        return at
+
+    for wrong, hint in [
+        (lambda at, n, gap, fps: at, "its own partner: 0.25 s"),
+        (lambda at, n, gap, fps: at + gap * fps, "whole numbers"),
+        (lambda at, n, gap, fps: at + round(gap * fps), "last"),
+        (lambda at, n, gap, fps: np.minimum(at + round(gap * fps), n - 1), "cut off"),
+        (lambda at, n, gap, fps: np.abs(at - round(gap * fps)), "later frame is wanted"),
+        (lambda at, n, gap, fps: partners(at, n, 2 * gap, fps), "expected [3"),
+        (lambda at, n, gap, fps: partners(at, n, gap, 12), "use fps"),
+        (lambda at, n, gap, fps: np.where(
+            at + (d := round(gap * fps)) < n, at + d, at - d), "stay inside"),
+        (lambda at, n, gap, fps: partners(at, n, max(gap, 0.2), fps), "without a gap"),
+        (lambda at, n, gap, fps: partners(at, n, gap, fps)[:2], "shape"),
+        (in_place, "have changed"),
+    ]:  # fmt: skip
+        assert hint in says(check, wrong, capsys)
+
+
+def mirrored(x: Any, rng: Any, dim: int = -1, p: float = 0.5, each: tuple[int, ...] = (0,)) -> Any:
+    import torch
+
+    shape = [x.shape[d] if d in each else 1 for d in range(x.ndim)]
+    return torch.where(torch.rand(shape, generator=rng) < p, x.flip(dim), x)
+
+
+def test_mirrored(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    check = exercises.check_mirrored
+    assert says(check, mirrored, capsys).startswith("ok")
+    other = torch.Generator().manual_seed(1)
+    for wrong, hint in [
+        (lambda x, rng: mirrored(x, rng, each=(0, 1)), "looks like motion"),
+        (lambda x, rng: mirrored(x, rng, each=(1,)), "looks like motion"),
+        (lambda x, rng: mirrored(x, rng, each=()), "one fate"),
+        (lambda x, rng: x, "one fate"),
+        (lambda x, rng: mirrored(x, rng, dim=1), "backwards"),
+        (lambda x, rng: mirrored(x, rng, dim=-2), "heads"),
+        (lambda x, rng: mirrored(x, rng) + 1, "neither"),
+        (lambda x, rng: mirrored(x, rng, p=0.9), "about half"),
+        (lambda x, rng: mirrored(x, other), "same generator"),
+        (lambda x, rng: mirrored(x, torch.Generator().manual_seed(2)), "every seed"),
+        (lambda x, rng: x.mul_(2), "have changed"),
+        (lambda x, rng: mirrored(x, rng)[:, 0], "shape"),
+    ]:
+        assert hint in says(check, wrong, capsys)
+
+
 # --- 02, pre-train with SimSiam ------------------------------------------------------------------
 
 

@@ -73,6 +73,11 @@ def figured(name: str, frames: np.ndarray) -> figures.Figured:
         "bars": lambda: figures.bars(
             [("kNN", 0.68, 0.61, 0.74), ("untrained", 0.5, None, None)], "Accuracy", 0.125
         ),
+        "ablation": lambda: figures.ablation(
+            [("high rate", [0.02, 0.04], 0.01, 0.05, 2.5), ("blur", [-0.01], -0.03, 0.02, 4.0),
+             ("no step", [-0.1], -0.2, -0.05, None)],
+            "the course's recipe", "One change each", "2 cores",
+        ),
         "confusion": lambda: figures.confusion(
             {"before": np.full((3, 3), 3), "after": confused}, ACTIONS, "People never seen"
         ),
@@ -126,6 +131,15 @@ FACTS = {
     "bars": (
         ["kNN 68.0% (61.0% to 74.0%)", "untrained 50.0%", "chance is 12.5%", "95% interval"],
         ["kNN", "68.0%", "chance 12.5%", "accuracy (lines: 95% interval)"],
+    ),
+    "ablation": (
+        [
+            "over the course's recipe",
+            "high rate +3.0 (+1.0 to +5.0), 2.5 min",
+            "minutes on 2 cores",
+            "no step -10.0 (-20.0 to -5.0).",
+        ],
+        ["points over the course's recipe", "blur", "One change each", "2 cores", "4.0"],
     ),
     "confusion": (
         ["27 clips", "81.5% right", "sitting_down 56%", "sitting_down taken for waving 4x"],

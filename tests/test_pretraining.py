@@ -108,7 +108,8 @@ def test_a_gap_takes_the_second_views_frames_from_the_same_clip(
     """0.25 s at 12 frames a second: three frames before or after; without a gap the same ones."""
     frames = pretraining.Frames(quick_clips, replace(TINY, gap=0.25))
     first, second, _ = frames.batch(0)
-    films = [(np.array(f, np.float32) - 128) / np.float32(170) for f in frames.frames]
+    decoded = [frames.film(i)[0] for i in range(len(quick_clips))]
+    films = [(np.array(f, np.float32) - 128) / np.float32(170) for f in decoded]
     place = {f.tobytes(): (i, k) for i, film in enumerate(films)
              for k, f in enumerate(film)}  # fmt: skip
     found = [

@@ -99,6 +99,10 @@ class Views:
     wall: Tensor | None = None
     other: Tensor | None = None
 
+    def part(self, index: int, parts: int) -> "Views":
+        """One of several equal parts of the views."""
+        return Views(*(v if v is None else v.chunk(parts)[index] for v in vars(self).values()))
+
 
 def _uniform(g: int, low: float, high: float, rng: torch.Generator) -> Tensor:
     return torch.rand(g, generator=rng) * (high - low) + low

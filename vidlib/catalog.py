@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from vidlib import settings, video
+from vidlib import distributed, settings, video
 from vidlib.sampling import file_key
 from vidlib.settings import UserError
 
@@ -378,18 +378,21 @@ def leave_one_person_out(clips: Iterable[Clip]) -> Iterator[tuple[str, list[Clip
 
 
 def check_clips(clips: Iterable[Clip]) -> tuple[list[Clip], list[tuple[Clip, str]]]:
-    """Open every clip and read its first frame: (good, [(bad, reason), ...]).
+    """Open every clip and read its first frame: (good, [(bad, reason), ...]). In several
+    processes each opens its share.
 
     Raises UserError when there were clips and none is good.
     """
-    good: list[Clip] = []
-    bad: list[tuple[Clip, str]] = []
-    for clip in clips:
+    clips = list(clips)
+    reasons: dict[int, str] = {}
+    for i in distributed.share(range(len(clips))):
         try:
-            video.read_frames(clip.path, max_frames=1)
-            good.append(clip)
+            video.read_frames(clips[i].path, max_frames=1)
         except video.VideoError as error:
-            bad.append((clip, str(error)))
+            reasons[i] = str(error)
+    reasons = distributed.gather(reasons)
+    good = [clip for i, clip in enumerate(clips) if i not in reasons]
+    bad = [(clips[i], reasons[i]) for i in sorted(reasons)]
     if bad and not good:
         raise UserError(f"none of {len(bad)} clips can be read; the first: {bad[0][1]}")
     return good, bad

@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import settings
+from . import distributed, settings
 from .settings import PretrainConfig, TrainConfig, UserError
 
 if TYPE_CHECKING:
@@ -23,11 +23,16 @@ if TYPE_CHECKING:
     from .datasets import Fold
 
 
+# what torchrun may start in several processes
+TOGETHER = ("pretrain", "embed", "train")
+
+
 class _Parser(argparse.ArgumentParser):
     """Mistakes in one line; argparse would print the whole usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}: see {self.prog} --help\n")
+        first = distributed.environment()[0] == 0
+        self.exit(2, f"{self.prog}: {message}: see {self.prog} --help\n" if first else None)
 
 
 def _add_config(parser: argparse.ArgumentParser, defaults: Any, prefix: str = "") -> None:
@@ -179,7 +184,9 @@ def _clips(args: argparse.Namespace) -> "list[Clip]":
 
     name = _set_name(args)
     folder = args.data if args.data.is_dir() else None
-    found = datasets.find(name, folder) if name else catalog.find_clips(args.data, args.source)
+    found = distributed.from_first(
+        lambda: datasets.find(name, folder) if name else catalog.find_clips(args.data, args.source)
+    )
     clips, bad = catalog.check_clips(found)
     for clip, reason in bad:
         print(f"skipped: {reason if str(clip.path) in reason else f'{clip.path}: {reason}'}")
@@ -208,6 +215,16 @@ def _split(clips: "list[Clip]") -> "tuple[list[Clip], list[Clip]]":
     if known < len(clips):
         print(f"{len(clips) - known} clips without an action: they serve pre-training alone")
     return train, val
+
+
+def _fill_store(encoder: Any, clips: "list[Clip]", sample: dict[str, Any], args: Any) -> bool:
+    """In several processes each computes its share of the features that lack; then number 0 goes
+    on alone. -> whether this process goes on."""
+    from . import features
+
+    if distributed.world() > 1:
+        features.fill_store(encoder, clips, sample, settings.device(args.device))
+    return distributed.leave()
 
 
 def run_studio(args: argparse.Namespace) -> None:
@@ -255,8 +272,12 @@ def run_embed(args: argparse.Namespace) -> None:
 
     from . import checkpoints, features, figures, predict, probes
 
-    encoder, meta = checkpoints.load_encoder(args.encoder or predict.find_weights()[0])
+    encoder, meta = distributed.from_first(
+        lambda: checkpoints.load_encoder(args.encoder or predict.find_weights()[0])
+    )
     clips = _clips(args)
+    if not _fill_store(encoder, clips, meta["sampling"], args):
+        return
     arrays = features.extract_features(
         encoder, clips, meta["sampling"], settings.device(args.device)
     )
@@ -279,9 +300,14 @@ def run_train(args: argparse.Namespace) -> None:
     config = _config(TrainConfig, args)
     if args.masked and args.finetune:
         raise UserError("--masked is for a frozen encoder: leave out either it or --finetune")
-    encoder, meta = checkpoints.load_encoder(args.encoder)
+    if args.finetune and distributed.world() > 1:
+        raise UserError("--finetune trains in one process: start it without torchrun")
+    encoder, meta = distributed.from_first(lambda: checkpoints.load_encoder(args.encoder))
     known, val = _split(_clips(args))
     train, val = evaluation.to_test(known, val)
+    seen = known if args.masked else train
+    if not _fill_store(encoder, [*seen, *val], meta["sampling"], args):
+        return
     dev = settings.device(args.device)
     people = [c.person for c in train]
     belongs = {"encoder_id": meta["id"], "sampling": meta["sampling"]}
@@ -415,18 +441,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.environ["VIDLIB_PROFILE"] = settings.profile(profile).name
         args = _parser().parse_args(argv)
         warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
-        return globals()[f"run_{args.command}"](args) or 0
+        with distributed.processes(getattr(args, "device", None)):
+            if distributed.world() > 1 and args.command not in TOGETHER:
+                raise UserError(
+                    f"{args.command} runs in one process: start it without torchrun (several "
+                    f"serve {', '.join(TOGETHER)})"
+                )
+            return globals()[f"run_{args.command}"](args) or 0
     except UserError as error:
-        print(f"vidlib: {error}", file=sys.stderr)
+        distributed.tell(f"vidlib: {error}")
         return 130 if type(error).__name__ == "Interrupted" else 2
     except KeyboardInterrupt:
-        print("vidlib: stopped; the same command goes on from what is saved", file=sys.stderr)
+        distributed.tell("vidlib: stopped; the same command goes on from what is saved")
         return 130
     except BrokenPipeError:  # the reader of our output has gone: `vidlib ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, a folder without rights
         reason = error.strerror or str(error)
-        print(f"vidlib: {error.filename or 'a file'}: {reason}: check it and free space",
-              file=sys.stderr)  # fmt: skip
+        distributed.tell(f"vidlib: {error.filename or 'a file'}: {reason}: check it and free space")
         return 2

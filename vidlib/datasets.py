@@ -281,7 +281,7 @@ def random_fold(clips: Iterable[Clip], seed: int = 0, fraction: float = 0.3) -> 
     """About `fraction` of each action's clips for testing, at random; warns of the leak."""
     warnings.warn(
         "a random split puts clips of one person, or cut from one film, on both sides: accuracy "
-        "is too high, and is nothing to compare with; a set's official protocol does not leak",
+        "is not what it is on new people, mostly too high; a set's official protocol does not leak",
         stacklevel=2,
     )
     clips, rng, chosen = catalog.labelled(clips), np.random.default_rng(seed), set[int]()

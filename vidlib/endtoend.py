@@ -87,7 +87,7 @@ def train_together(
         rows = rng.choice(len(clips), batch, len(clips) < batch)
         picked, at = [], []
         for row in rows:
-            length = len(films.frames[row])
+            length = films.lengths[row]
             most = min(length, train.window)
             first = int(rng.integers(0, length - most + 1))
             at.append(spread_draw(most, frames, rng))

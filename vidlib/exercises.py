@@ -335,6 +335,96 @@ def check_shared_films(shared_films: Any) -> str:
     return "a film is an action and a group, and it lies on one side only"
 
 
+# --- 07, better pre-training ---------------------------------------------------------------------
+
+
+@told
+def check_partners(partners: Any) -> str:
+    """A function of frames' indices (F,), the clip's length in frames, a gap in seconds and the
+    frames per second that returns the indices of the frames a gap later, or earlier where the clip
+    has ended."""
+    at = np.array([0, 5, 12, 20, 23])
+
+    def run(gap: float, length: int = 24, fps: float = 12.0) -> Any:
+        before = at[at < length].copy()
+        given = before.copy()
+        found = partners(given, length, gap, fps)
+        if found is None or found is ...:
+            raise NotYet("partners returns nothing: return an array (F,) of indices")
+        found = np.asarray(found)
+        if (given != before).any():
+            raise NotYet("the indices you were given have changed: make a new array")
+        if found.shape != before.shape:
+            raise NotYet(f"expected shape {before.shape}, one partner a frame, got {found.shape}")
+        if found.dtype.kind not in "iu":
+            raise NotYet(f"indices are whole numbers, not {found.dtype} values: use round()")
+        return found
+
+    found = run(0.25)
+    right = np.array([3, 8, 15, 23, 20])
+    if np.array_equal(found, at):
+        raise NotYet("every frame is its own partner: 0.25 s at 12 frames a second are 3 frames")
+    if found.max() > 23:
+        raise NotYet("frame 23 is the clip's last: where there is no later one, go back instead")
+    if found[-1] == 23:
+        raise NotYet("the last frame is its own partner: cut off at the end, the gap is gone; take "
+                     "the frame as far before it")  # fmt: skip
+    if found.min() < 0 or (found[:3] < at[:3]).any():
+        raise NotYet("go back only where the clip has ended: a later frame is wanted first")
+    if not np.array_equal(found, right):
+        raise NotYet(f"expected {right.tolist()}, got {found.tolist()}")
+    if np.array_equal(run(0.25, fps=24.0), found):
+        raise NotYet("at 24 frames a second 0.25 s are 6 frames: use fps")
+    long = run(1.0, length=8)
+    if long.min() < 0 or long.max() > 7:
+        raise NotYet("a clip of 8 frames has nothing 12 frames away: stay inside, 0 to length - 1")
+    if not np.array_equal(run(0.0), at):
+        raise NotYet("without a gap a frame is its own partner")
+    return "a gap in seconds, later or earlier, and never outside the clip"
+
+
+@told
+def check_mirrored(mirrored: Any) -> str:
+    """A function of clips, float (B, T, 3, H, W), and a torch.Generator that returns them, each
+    mirrored left to right as a whole or not at all, half of them at random."""
+    import torch
+
+    x = torch.rand(64, 5, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+
+    def run(seed: int) -> Any:
+        given = x.clone()
+        found = mirrored(given, torch.Generator().manual_seed(seed))
+        if found is None or found is ...:
+            raise NotYet("mirrored returns nothing: return a tensor (B, T, 3, H, W)")
+        if not torch.equal(given, x):
+            raise NotYet("the clips you were given have changed: make new ones (torch.where does)")
+        if found.shape != x.shape:
+            raise NotYet(f"expected shape {tuple(x.shape)}, got {tuple(found.shape)}")
+        return found
+
+    found, over = run(0), x.flip(-1)
+    frame = [(found == side).flatten(2).all(2) for side in (x, over)]  # (B, T) each
+    if (found == x.flip(1)).flatten(1).all(1).any():
+        raise NotYet("some clips play backwards: dimension 1 is time, the width is the last one")
+    if (found == x.flip(-2)).flatten(1).all(1).any():
+        raise NotYet("some clips stand on their heads: the width is the last dimension")
+    if not (frame[0] | frame[1]).all():
+        raise NotYet("some frames are neither as they were nor mirrored: use x.flip(-1)")
+    if not (frame[0].all(1) | frame[1].all(1)).all():
+        raise NotYet("within a clip some frames are mirrored and others not, which looks like "
+                     "motion: draw one number a clip")  # fmt: skip
+    share = frame[1].all(1).float().mean().item()
+    if share in (0.0, 1.0):
+        raise NotYet("all clips have one fate: draw a number for each clip of the batch")
+    if not 0.25 < share < 0.75:
+        raise NotYet(f"about half of the clips should be mirrored, not {share:.0%}")
+    if not torch.equal(found, run(0)):
+        raise NotYet("the same generator state gives other clips: hand generator=rng to torch.rand")
+    if all(torch.equal(found, run(seed)) for seed in range(1, 4)):
+        raise NotYet("every seed mirrors the same clips: hand generator=rng to torch.rand")
+    return "each clip as a whole, half of them"
+
+
 # --- 01, look at the data ------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 """Clips -> features, through a frame encoder; kept on disk, so that nothing is computed twice."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import checkpoints, encoders, sampling, settings
+from . import checkpoints, distributed, encoders, sampling, settings
 from .catalog import Clip
 
 
@@ -46,13 +46,39 @@ def extract_features(
 ) -> list[NDArray[np.float32]]:
     """Features (T_i, D) of every clip, in order. With `keep` they are kept on disk, by the
     identity of the encoder and the content of the clip, and only what lacks is computed."""
+    return list(_features(encoder, clips, sample, device, progress, keep))
+
+
+def fill_store(
+    encoder: encoders.FrameEncoder,
+    clips: Sequence[Clip],
+    sample: dict[str, Any],
+    device: torch.device | None = None,
+    progress: bool = True,
+) -> None:
+    """Compute what the store lacks of the clips' features, each process its share of the clips;
+    all wait until it is whole. Nothing but one clip's frames and features is held in memory."""
+    for _ in _features(encoder, distributed.share(clips), sample, device, progress, True):
+        pass
+    distributed.wait()
+
+
+def _features(
+    encoder: encoders.FrameEncoder,
+    clips: Sequence[Clip],
+    sample: dict[str, Any],
+    device: torch.device | None,
+    progress: bool,
+    keep: bool,
+) -> Iterator[NDArray[np.float32]]:
+    """The features of every clip, one after the other."""
+    progress = progress and distributed.rank() == 0
     device = device or settings.device()
     was_training = encoder.training
     encoder = encoder.to(device).eval()
     cache = sampling.FrameCache(**sample)
-    cache.build([c.path for c in clips], progress=progress)
+    cache.build([c.path for c in clips], distributed.workers(), progress)
     folder = settings.cache_dir() / "features" / encoders.identity(encoder) if keep else None
-    out = []
     for clip in settings.bar(clips, "features", disable=not progress):
         file = folder / f"{cache.key(clip.path)}-{sample['background']}.npy" if folder else None
         features = _kept(file, encoder.dim) if file else None
@@ -60,9 +86,8 @@ def extract_features(
             features = encode(encoder, cache.frames(clip.path), sample["background"], device)
             if file:
                 checkpoints.write(file, partial(_keep, features=features))
-        out.append(np.asarray(features))
+        yield np.asarray(features)
     encoder.train(was_training)
-    return out
 
 
 def _keep(file: IO[bytes], features: NDArray[np.float32]) -> None:

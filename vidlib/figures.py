@@ -202,8 +202,9 @@ def _ink(colour: str) -> str:
 
 
 @_styled
-def contact_sheet(rows: Sequence[tuple[str, Frames]], columns: int = 6) -> Figured:
-    """One clip a row: its title and `columns` frames spread evenly over its length."""
+def contact_sheet(rows: Sequence[tuple[str, Frames]], columns: int = 6, what: str = "") -> Figured:
+    """One clip a row: its title and `columns` frames spread evenly over its length. `what` is
+    the alt text's beginning where the rows are something else."""
     longest = max(len(line) for title, _ in rows for line in title.split("\n"))
     fig, axes = _grid(len(rows), columns, 1.2, left=0.1 + 0.085 * longest)
     for line, (title, frames) in zip(axes, rows, strict=True):
@@ -213,7 +214,8 @@ def contact_sheet(rows: Sequence[tuple[str, Frames]], columns: int = 6) -> Figur
             _picture(ax, frames[i])
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", labelpad=6)
     titles = "; ".join(title.replace("\n", ", ") for title, _ in rows)
-    return fig, f"{_number(len(rows), 'clip')}, one a row, each from first to last frame: {titles}."
+    what = what or f"{_number(len(rows), 'clip')}, one a row, each from first to last frame"
+    return fig, f"{what}: {titles}."
 
 
 @_styled
@@ -497,6 +499,54 @@ def bars(
         ax.text(chance, -0.55, f"chance {chance:.1%}", color=VERMILION, fontsize=9, va="bottom")
         told.append(f"chance is {chance:.1%}")
     return fig, f"{title}, bars{f' with {interval}' if with_ends else ''}: {'; '.join(told)}."
+
+
+@_styled
+def ablation(
+    rows: Sequence[tuple[str, Sequence[float], float, float, float | None]],
+    than: str,
+    title: str,
+    machine: str = "",
+) -> Figured:
+    """What each of several changes is worth. A row: its name, its runs' paired differences to
+    `than` (accuracies, -1..1), the ends of their mean's interval, the minutes a run took on
+    `machine` (None: no training). A mark a row, the mean; small rings, the runs where there are
+    several; a triangle only where the interval leaves out 0."""
+    fig = Figure((8.6, 1.3 + 0.3 * len(rows)), layout="constrained")
+    timed = any(row[4] is not None for row in rows)
+    axes = fig.subplots(1, 1 + timed, squeeze=False, width_ratios=(3, 1)[: 1 + timed])[0]
+    ax, told = axes[0], []
+    for y, (name, runs, low, high, minutes) in enumerate(rows):
+        mean = 100 * float(np.mean(runs))
+        look, colour = ("^", BLUE) if low > 0 else ("v", VERMILION) if high < 0 else ("o", GREY)
+        ax.plot([100 * low, 100 * high], [y, y], color=colour, linewidth=1.8)
+        if len(runs) > 1:
+            ax.plot(100 * np.asarray(runs), y + np.linspace(0.2, 0.4, len(runs)), "o",
+                    color=colour, markersize=4, markerfacecolor="white")  # fmt: skip
+        ax.plot(mean, y, look, color=colour, markersize=8)
+        said = f"{name} {mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+        if minutes is not None:
+            axes[1].barh(y, minutes, color=SKY, height=0.66)
+            axes[1].text(minutes, y, f" {minutes:.1f}", va="center", fontsize=9)
+            said += f", {minutes:.1f} min"
+        told.append(said)
+    ax.axvline(0, color=GREY, linestyle="--", linewidth=1.2)
+    ax.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    ax.set_xlabel(f"accuracy, points over {than} (lines: 95% interval by person)")
+    ax.set_title(title, x=0, ha="left")
+    ax.grid(axis="x")
+    for each in axes:
+        each.set_ylim(len(rows) - 0.4, -0.6)
+        each.tick_params(left=False)
+    if timed:
+        axes[1].set(yticks=[], xlabel="minutes")
+        axes[1].set_title(machine, fontweight="normal", fontsize=9)
+        axes[1].set_xlim(0, 1.3 * max(row[4] or 0 for row in rows))
+    on = f"; minutes on {machine}" if timed and machine else ""
+    return fig, (
+        f"{title}, points of accuracy over {than} with 95% interval by person{on}: "
+        f"{'; '.join(told)}."
+    )
 
 
 @_styled

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from . import checkpoints, settings
+from . import checkpoints, distributed, settings
 from .settings import UserError
 
 Record = dict[str, float]
@@ -66,26 +66,33 @@ def run(
 
     With `out`, `<out>.part` keeps the states every `save_every` seconds, when the run is stopped
     and at its end; a `.part` of the same `run_key` is gone on with. `stop_at` stops after that
-    step as Ctrl-C would. Raises Interrupted when stopped.
+    step as Ctrl-C would. Raises Interrupted when stopped. In several processes number 0 reads and
+    writes `.part` and shows the bar, and all stop after the same step when one is stopped.
     """
     part = out.with_name(out.name + ".part") if out else None
     history: list[Record] = []
     if out:
-        checkpoints.write(out, lambda file: None, keep=False)  # can it be written at the end?
-    if part and checkpoints.stored_key(part) == run_key:
-        saved = checkpoints.load(part, "unfinished run", "delete it and start again")
-        with checkpoints.sound(part, "delete it and start again"):
+        # can it be written at the end?
+        distributed.from_first(lambda: checkpoints.write(out, lambda file: None, keep=False))
+
+    def unfinished() -> Any:
+        if part and checkpoints.stored_key(part) == run_key:
+            return checkpoints.load(part, "unfinished run", "delete it and start again")
+
+    if saved := distributed.from_first(unfinished):
+        with checkpoints.sound(part or "", "delete it and start again"):
             history = _restored(states, saved, steps)
 
     def save() -> None:
-        if part:
+        if part and distributed.rank() == 0:
             content = {"kind": "unfinished run", "key": run_key, "history": history}
             checkpoints.save(part, content | {k: s.state_dict() for k, s in states.items()})
 
     done = len(history)
     began = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
     last_save = time.perf_counter()
-    bar = settings.bar(range(done, steps), title, initial=done, total=steps, disable=not progress)
+    bar = settings.bar(range(done, steps), title, initial=done, total=steps,
+                       disable=not progress or distributed.rank() > 0)  # fmt: skip
     with stop_button() as stopped:
         for step in bar:
             record = do_step(step) | {"step": step + 1, "seconds": time.perf_counter() - began}
@@ -98,8 +105,8 @@ def run(
             bar.set_postfix(shown, refresh=False)
             if on_step:
                 on_step(record)
-            if stopped.is_set() or step + 1 == stop_at:
-                save()
+            if distributed.any_of(stopped.is_set()) or step + 1 == stop_at:
+                distributed.from_first(save)  # nobody ends before it is written
                 where = f"saved to {part}, run the same again to go on" if part else "nothing saved"
                 raise Interrupted(f"{title} stopped after step {step + 1} of {steps}: {where}")
             if time.perf_counter() - last_save > save_every:
@@ -109,7 +116,7 @@ def run(
         if not all(checkpoints.finite(state.state_dict()) for state in states.values()):
             raise UserError(f"{title}: the last step left weights that are not finite: try a "
                             "smaller learning rate")  # fmt: skip
-        save()  # what comes after the last step may be stopped, too
+        distributed.from_first(save)  # what comes after the last step may be stopped, too
     return history
 
 

@@ -3,6 +3,7 @@
 G clips in a step, F frames of each, H x W pixels.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -13,7 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import augment, catalog, checkpoints, encoders, loop, motion, probes, sampling, settings
+from . import (
+    augment,
+    catalog,
+    checkpoints,
+    distributed,
+    encoders,
+    loop,
+    motion,
+    probes,
+    sampling,
+    settings,
+)
 from .catalog import Clip
 from .features import extract_features
 from .loop import Record
@@ -22,6 +34,7 @@ from .simsiam import SimSiam, collapse_measure
 
 COLLAPSED = 0.3  # a collapse measure that stays below is a run that learns nothing
 PATIENCE = 30  # steps it has to stay there
+OPEN = 512  # clips kept open: each takes a file descriptor, of which a process often has 1,024
 
 
 class Collapsed(UserError):
@@ -29,37 +42,55 @@ class Collapsed(UserError):
 
 
 class Frames:
-    """Decoded clips, ready to draw batches from: frames uint8 and what is subtracted from each."""
+    """Decoded clips, ready to draw batches from."""
 
-    def __init__(self, clips: Sequence[Clip], config: PretrainConfig) -> None:
+    def __init__(
+        self, clips: Sequence[Clip], config: PretrainConfig, progress: bool = False
+    ) -> None:
         self.cache = sampling.FrameCache(**config.sampling)
         self.config = config
-        self.frames = [self.cache.frames(clip.path) for clip in clips]
-        nothing = motion.ZERO if config.background == "follow" else 0
-        self.still = [
-            np.asarray(motion.still(f) if config.background == "median" else nothing, np.float32)
-            for f in self.frames
-        ]
+        self.paths = [clip.path for clip in clips]
+        mine = distributed.share(range(len(clips)))
+        if distributed.world() > 1:
+            self.cache.build([self.paths[i] for i in mine], distributed.workers(), progress)
+        lengths = distributed.gather({i: len(self.cache.frames(self.paths[i])) for i in mine})
+        self.lengths = [lengths[i] for i in range(len(clips))]
+        self.film = functools.lru_cache(OPEN)(self._film)
+
+    def _film(self, clip: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """A clip's frames (T, H, W, 3) and what is subtracted from each of them."""
+        frames = self.cache.frames(self.paths[clip])
+        still = motion.ZERO if self.config.background == "follow" else 0
+        if self.config.background == "median":
+            still = motion.still(frames)
+        return frames, np.asarray(still, np.float32)
 
     def take(self, clip: int, at: NDArray[np.intp]) -> NDArray[np.float32]:
         """The clip's frames `at`, less what stands still: (F, H, W, 3), in grey levels."""
-        return self.frames[clip][at] - self.still[clip]
+        frames, still = self.film(clip)
+        return frames[at] - still
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
         """-> float (G, F, 3, H, W) x 2 as `encoders.to_float` makes it, one for each view, `gap`
-        seconds apart (the same without), and the step's generator."""
+        seconds apart (the same without), and the step's generator.
+
+        Of several processes each draws the whole batch and reads its part of it, G / R clips."""
         c = self.config
         apart = round(c.gap * c.fps)
         rng = np.random.default_rng([c.seed, step])
-        picked = rng.choice(len(self.frames), c.batch_clips, len(self.frames) < c.batch_clips)
+        picked = rng.choice(len(self.paths), c.batch_clips, len(self.paths) < c.batch_clips)
         views = 2 if apart else 1
-        out = np.empty((c.batch_clips, views, c.frames_per_clip, c.size, c.size, 3), np.float32)
-        for rows, i in zip(out, picked, strict=True):
-            at = spread_draw(len(self.frames[i]), c.frames_per_clip, rng)
-            for row, later in zip(rows, (0, apart), strict=False):
+        part = c.batch_clips // distributed.world()
+        first = part * distributed.rank()
+        out = np.empty((part, views, c.frames_per_clip, c.size, c.size, 3), np.float32)
+        for k, i in enumerate(picked):
+            at = spread_draw(self.lengths[i], c.frames_per_clip, rng)
+            if not first <= k < first + part:
+                continue
+            for row, later in zip(out[k - first], (0, apart), strict=False):
                 # before or after, whichever the clip has
-                moved = np.where(at + later < len(self.frames[i]), at + later, at - later)
-                row[:] = self.take(i, np.clip(moved, 0, len(self.frames[i]) - 1))
+                moved = np.where(at + later < self.lengths[i], at + later, at - later)
+                row[:] = self.take(i, np.clip(moved, 0, self.lengths[i] - 1))
         x = torch.from_numpy(out).permute(1, 0, 2, 5, 3, 4) / encoders.LEVELS[c.background]
         return x[0], x[-1], torch.Generator().manual_seed(int(rng.integers(2**62)))
 
@@ -91,20 +122,29 @@ def pretrain(
     With `out` the encoder is written there; a file made from the same settings and clips is loaded
     instead, and an interrupted run goes on (see `loop.run`, also for `on_step`, `save_every`,
     `stop_at`). Raises Interrupted, Collapsed, UserError (no clips, non-finite loss).
+
+    In several processes (`distributed.processes`) each takes an equal part of every batch, and a
+    run that was stopped goes on with any number of them. Loss and collapse measure are means over
+    the processes; without CUDA each normalises its part by itself (`distributed.parallel`).
     """
     if not clips:
         raise UserError("no clips to pre-train on: run vidlib studio, or add videos")
     augment.named(config.recipe, config.background)  # refused before anything is computed
+    parts = distributed.world()
+    _check_parts(config, parts)
+    sampling.learn_keys([c.path for c in clips])
     start = sampling.file_key(config.init) if Path(config.init).is_file() else config.init
     run_key = checkpoints.key(
         "pretrain", asdict(config), start, catalog.fingerprint(clips), motion.FORMAT
     )
-    if out and checkpoints.stored_key(out) == run_key:
-        encoder, meta = checkpoints.load_encoder(out)
+    if out and distributed.from_first(lambda: checkpoints.stored_key(out) == run_key):
+        encoder, meta = distributed.from_first(lambda: checkpoints.load_encoder(out))
         return encoder, meta["history"]
     device = device or settings.device()
     settings.seed_everything(config.seed)
-    encoder = encoders.build(config.backbone, config.stem, config.init, config.size)
+    encoder = distributed.from_first(
+        lambda: encoders.build(config.backbone, config.stem, config.init, config.size)
+    )
     if not config.steps:
         return _keep(out, encoder, [], run_key, config, clips, device), []
     encoders.of_frames(encoder, "SimSiam")
@@ -118,7 +158,8 @@ def pretrain(
     body = [p for n, p in model.named_parameters() if ".predictor." not in n]
     groups = [{"params": body}, {"params": predictors}]
     optimiser = torch.optim.SGD(groups, peak, momentum=0.9, weight_decay=config.weight_decay)
-    frames = Frames(clips, config)
+    frames = Frames(clips, config, progress and distributed.rank() == 0)
+    together = distributed.parallel(model, device)
     low: list[float] = []  # the collapse measure's last values
 
     def step(i: int) -> Record:
@@ -127,19 +168,24 @@ def pretrain(
         optimiser.param_groups[0]["lr"] = rate
         *pair, rng = frames.batch(i)
         view1, view2 = (
-            encoders.normalise(random_view(x.to(device), config, rng), config.background)
+            encoders.normalise(
+                random_view(x.to(device), config, rng, distributed.rank(), parts),
+                config.background,
+            )
             for x in pair
         )
         model.train()
         with settings.autocast(device):
-            loss, z = model(view1, view2)
-        if not torch.isfinite(loss):
+            loss, z = together(view1, view2)
+        shown, collapse = distributed.mean(loss.item(), collapse_measure(z))
+        if not math.isfinite(shown):
             raise UserError(f"the loss is not finite at step {i + 1}: try a smaller --lr")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        record = {"loss": loss.item(), "collapse": collapse_measure(z), "lr": rate}
-        if monitor_every and ((i + 1) % monitor_every == 0 or i + 1 == config.steps):
+        record = {"loss": shown, "collapse": collapse, "lr": rate}
+        monitored = monitor_every and ((i + 1) % monitor_every == 0 or i + 1 == config.steps)
+        if monitored and distributed.rank() == 0:
             record["knn"] = knn_monitor(encoder, clips, config, device)
         low.append(record["collapse"])
         if config.stop_gradient and len(low) >= PATIENCE and max(low[-PATIENCE:]) < COLLAPSED:
@@ -153,6 +199,10 @@ def pretrain(
         "pre-training", config.steps, step, {"model": model, "optimiser": optimiser}, run_key,
         out, on_step, save_every, stop_at, progress,
     )  # fmt: skip
+    if parts > 1 and device.type == "cuda":  # back to the plain batch norm, of the same names
+        state = encoder.state_dict()
+        encoder = encoders.build(**encoder.spec())
+        encoder.load_state_dict(state)
     return _keep(out, encoder, history, run_key, config, clips, device), history
 
 
@@ -166,25 +216,46 @@ def _keep(
     device: torch.device,
 ) -> encoders.FrameEncoder:
     """The finished encoder, ready to use, and written to `out`."""
-    encoder = encoder.cpu().eval()
-    if out:
+    encoder, parts = encoder.cpu().eval(), distributed.world()
+
+    def write(out: Path) -> None:
         meta = {
             "key": run_key, "sampling": config.sampling, "config": asdict(config),
             "history": history, "clips": len(clips), "torch": str(torch.__version__),
-            "machine": settings.machine(device),
+            "machine": f"{parts} x " * (parts > 1) + settings.machine(device),
         }  # fmt: skip
         checkpoints.save_encoder(out, encoder, meta)
         loop.finish(out)
+
+    if out:
+        distributed.from_first(lambda: write(out))
     return encoder
 
 
-def random_view(x: Tensor, config: PretrainConfig, rng: torch.Generator) -> Tensor:
-    """A random view of float (G, F, 3, H, W), of the same shape, by the config's recipe."""
+def _check_parts(config: PretrainConfig, parts: int) -> None:
+    """UserError where a batch cannot be shared out equally: unequal parts would weigh clips
+    unequally."""
+    if config.batch_clips % parts:
+        raise UserError(
+            f"--batch-clips is {config.batch_clips}: choose a multiple of the {parts} processes"
+        )
+    part = config.batch_clips // parts
+    if part * config.frames_per_clip < 2 or (config.clip_loss and part < 2):
+        raise UserError(
+            f"--batch-clips is {config.batch_clips}: batch norm needs two clips in each of the "
+            f"{parts} processes, so {2 * parts} or more"
+        )
+
+
+def random_view(
+    x: Tensor, config: PretrainConfig, rng: torch.Generator, part: int = 0, parts: int = 1
+) -> Tensor:
+    """A random view of float (G, F, 3, H, W), of the same shape, by the config's recipe. When `x`
+    is one of several equal parts of a batch, its views are those it would have in the whole."""
+    each = x if config.shared_view else x.flatten(0, 1)[:, None]  # a frame a clip of its own
     recipe = augment.named(config.recipe, config.background)
-    if config.shared_view:
-        return augment.apply(x, augment.draw(len(x), recipe, rng))
-    each = x.flatten(0, 1)[:, None]  # every frame a clip of its own
-    return augment.apply(each, augment.draw(len(each), recipe, rng)).view_as(x)
+    views = augment.draw(len(each) * parts, recipe, rng)
+    return augment.apply(each, views.part(part, parts)).view_as(x)
 
 
 def knn_monitor(

@@ -7,7 +7,7 @@ import os
 import uuid
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import repeat
@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vidlib import motion, settings
+from vidlib import distributed, motion, settings
 from vidlib.settings import UserError
 from vidlib.video import VideoError, letterbox, read_frames
 
@@ -119,6 +119,13 @@ def file_key(path: Path | str) -> str:
     except OSError as error:
         raise VideoError(f"{path} cannot be read ({error.strerror}): check the path") from error
     return _keys[known]
+
+
+def learn_keys(paths: Sequence[Path | str]) -> None:
+    """Read each file once for its key; in several processes each reads its share, and all know."""
+    for path in distributed.share(paths):
+        file_key(path)
+    _keys.update(distributed.gather(_keys))
 
 
 class FrameCache:
