@@ -242,7 +242,8 @@ def _open(folder: Path, seed: int, first: int, last: int, spare: int) -> None:
             outcome = "opened"
         except UserError as error:
             told = str(error)
-    XX
+            # numbers as large as numbers get are told as rates that are too large
+            named = any(p in told for p in (path.name, path.parent.name, "try a smaller"))
             outcome = "refused" if named and "\n" not in told else f"{name}, unclear: {told}"
         except BaseException as error:
             outcome = f"{name}, {type(error).__name__}: {error}"[:300]
