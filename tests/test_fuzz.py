@@ -276,7 +276,7 @@ def test_damaged_tables_are_read_or_refused_and_nothing_else_is_deleted(
     make()
     assert catalog.read_csv(table)[1].action == "clap, ping"
     # as spreadsheets save it: the rows stay
-    table.write_bytes("\ufeffPath;Action\nsub/b.webm;clapping\n".encode())
+    table.write_bytes("\ufeffPath;Action;Source\nsub/b.webm;clapping\n;;studio\n".encode())
     make()
     first, *rest = catalog.read_csv(table)
     assert (first.path.name, first.action) == ("b.webm", "clapping") and len(rest) == 16

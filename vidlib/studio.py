@@ -1020,7 +1020,7 @@ def _listed(table: Path) -> tuple[str, list[dict[str, str]]]:
         rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
         if text and "path" not in rows.fieldnames:
             raise ValueError("no column 'path'")
-        return text, [row for row in rows if row["path"]]
+        return text, list(rows)
     except (OSError, ValueError, csv.Error) as error:
         raise settings.UserError(
             f"{table} cannot be read ({error}): save it as CSV in UTF-8, or delete it"
@@ -1062,7 +1062,7 @@ def make_dataset(
     key = hashlib.blake2b(repr((STUDIO_VERSION, look, jobs)).encode(), digest_size=16).hexdigest()
     state, (text, rows) = _remembered(memory), _listed(table)
     if state.get("key") != key:
-        drawn = {row["path"] for row in rows if row.get("source") == "studio"}
+        drawn = {row["path"] or "" for row in rows if row.get("source") == "studio"}
         for name in drawn.union(state.get("clips", ())):
             if CLIP.fullmatch(name):  # whoever wrote these files, nothing else is deleted
                 (root / name).unlink(missing_ok=True)
