@@ -142,6 +142,8 @@ def _restored(states: dict[str, Stateful], saved: dict[str, Any], steps: int) ->
     history = saved["history"]
     if [record["step"] for record in history] != list(range(1, min(len(history), steps) + 1)):
         raise ValueError("steps")
+    if not all(isinstance(v, int | float) for record in history for v in record.values()):
+        raise TypeError("history")
     return [record | {"seconds": float(record["seconds"])} for record in history]
 
 
