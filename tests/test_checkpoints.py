@@ -33,8 +33,10 @@ def test_an_encoder_comes_back_the_same(tmp_path: Path) -> None:
 
 def test_a_classifier_is_refused_with_another_encoder(tmp_path: Path) -> None:
     model, path = TemporalTransformer(8, 3, width=16, window=4), tmp_path / "c.pth"
-    checkpoints.save_classifier(path, model, {**META, "classes": ["a"], "encoder_id": "one"})
-    assert checkpoints.load_classifier(path, "one")[1]["classes"] == ["a"]
+    checkpoints.save_classifier(
+        path, model, {**META, "classes": ["a", "b", "c"], "encoder_id": "one"}
+    )
+    assert checkpoints.load_classifier(path, "one")[1]["classes"] == ["a", "b", "c"]
     with pytest.raises(UserError, match="c.pth was trained on another encoder"):
         checkpoints.load_classifier(path, "two")
 
@@ -84,3 +86,15 @@ def test_wrong_kinds_and_missing_files_are_named(encoder_file: Path, tmp_path: P
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
     with pytest.raises(UserError, match="tensor.pth"):
         checkpoints.load_encoder(tmp_path / "tensor.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("resnet10", 64), ("regnet_x_400mf", 64), ("swin_v2_t", 256)],
+)
+def test_encoders_of_every_make_come_back(tmp_path: Path, name: str, size: int) -> None:
+    """Some ask for a least size, some have it in their shape, some compute while they are built."""
+    encoder = encoders.build(name, size=size)
+    checkpoints.save_encoder(tmp_path / "e.pth", encoder, META)
+    loaded, meta = checkpoints.load_encoder(tmp_path / "e.pth")
+    assert loaded.spec() == encoder.spec() and meta["id"] == encoders.identity(encoder)

@@ -137,7 +137,7 @@ def test_leave_one_person_out_runs_whole(
         (["pretrain", "--steps", "many"], "invalid int value: 'many'"),
         (["evaluate", "--seeds", "0"], "0 is not a whole number of 1 or more"),
         (["studio", "--seed", "-1"], "-1 is not a whole number of 0 or more"),
-        (["pretrain", "--steps", "0"], "--steps is 0: choose 1 or more"),
+        (["train", "--steps", "0"], "--steps is 0: choose 1 or more"),
         (["pretrain", "--background", "wall"], "choose one of follow, median, none"),
         (["train", "--dropout", "nan"], "--dropout is nan: choose 0 to 0.95"),
         (["train", "--finetune-lr", "nan"], "nan is not a number above 0"),

@@ -1,6 +1,7 @@
 """`make course`: everything once, nothing twice, and again what depends on a change."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +32,11 @@ def test_the_course_runs_reuses_and_redoes(
     third = capsys.readouterr().out
     assert settings.encoder_path().stat().st_mtime_ns == written  # not what did not change
     assert third.count("(reused)") == 1  # the t-SNE
+
+
+@pytest.mark.parametrize("text", ["", "[]", '"x"', "null", "{", "[" * 100_000, "\0"])
+def test_damaged_results_are_made_again(tmp_path: Path, text: str) -> None:
+    (tmp_path / "course.json").write_text(text)
+    stages = course.Stages(tmp_path / "course.json")
+    assert stages.run("a stage", lambda: 3, "key") == 3
+    assert course.Stages(tmp_path / "course.json").run("a stage", lambda: 1 / 0, "key") == 3

@@ -104,14 +104,14 @@ def test_any_folds_run_once_a_seed_and_are_joined(
     monkeypatch.setattr(evaluation, "pretrain", fake_pretrain)
     monkeypatch.setattr(evaluation, "test", fake_test)
     monkeypatch.setattr(evaluation, "untrained", lambda config: "untrained")
-    a, b, c, d = quick_clips[:4]
-    folds = [("one", [a, b], [c]), ("two", [c], [a, d])]
+    a, b, c, d = (replace(c, action=("x", "y")[i % 2]) for i, c in enumerate(quick_clips[:4]))
+    folds = [("one", [a, b], [c]), ("two", [c, b], [a, d])]
     said: list[str] = []
     quick = profile("quick")
     outcomes = evaluation.over_folds(
         iter(folds), PretrainConfig.of(quick), TrainConfig.of(quick), (3, 4), say=said.append
     )
-    assert trained == [[a, b], [c]] * 2  # never a test clip, and an iterator serves every seed
+    assert trained == [[a, b], [c, b]] * 2  # never a test clip, and an iterator serves every seed
     assert [line.split(":")[0] for line in said] == [
         f"seed {seed}, {name}" for seed in (3, 4) for name in ("one", "two")
     ]

@@ -177,7 +177,7 @@ def test_knn_is_shown_and_needs_labels(quick_clips: Sequence[Clip]) -> None:
     [
         ({"frames_per_clip": 1}, "its own mean"),
         ({"recipe": "mixed"}, "no recipe"),
-        ({"lr": 1e30}, "not finite"),
+        ({"lr": 1e30}, r"--lr is 1e\+30: choose 0 to 1000"),
         ({"backbone": "resnet0"}, "no backbone"),
     ],
 )

@@ -448,3 +448,33 @@ def test_real_clips(weizmann):
     frames, times = read_quietly(weizmann / "bend" / "daria_bend.avi")
     assert frames.shape == (84, 144, 180, 3)
     np.testing.assert_allclose(times, np.arange(84) / 25, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [1e-6, 0.0, float("nan"), float("inf"), -25.0, 1e9])
+def test_a_rate_that_no_film_has_is_not_believed(small_video, monkeypatch, rate):
+    """By a header's frame in a million seconds 25 frames would be shown for most of a year."""
+    open_ = video._open
+
+    class Wrong:
+        def __init__(self, path):
+            self.capture = open_(path)
+
+        def __getattr__(self, name):
+            return getattr(self.capture, name)
+
+        def get(self, what):
+            return rate if what == cv2.CAP_PROP_FPS else self.capture.get(what)
+
+    monkeypatch.setattr(video, "_open", Wrong)
+    assert video.info(small_video).fps == 25
+    assert len(video.read_frames(small_video, fps=12)[0]) == 12
+
+
+@pytest.mark.parametrize("error", [MemoryError(), cv2.error("Failed to allocate 123 bytes")])
+def test_a_frame_that_does_not_fit_into_memory_is_named(small_video, monkeypatch, error):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(cv2, "cvtColor", refuse)
+    with pytest.raises(VideoError, match=r"small\.webm: a frame of 64 x 48 pixels"):
+        video.read_frames(small_video)

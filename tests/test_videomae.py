@@ -320,7 +320,9 @@ def ours(kind: type, model: nn.Module) -> nn.Module:
     """Their model as ours, in memory."""
     config = Config(**published.shape(model.config.to_dict(), "theirs"))
     mine = kind(config)
-    published.fill(mine, published.from_transformers(model.state_dict()), "theirs")
+    mine.load_state_dict(
+        published.fitting(mine, published.from_transformers(model.state_dict()), "theirs")
+    )
     return mine.eval()
 
 

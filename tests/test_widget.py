@@ -1,6 +1,7 @@
 """The prediction panel, driven headless through its controls, with a predictor that is quick."""
 
 import html
+import itertools
 import re
 import shutil
 import subprocess
@@ -12,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
+from conftest import held, rounds
 from vidlib import figures, video, widget
 from vidlib.catalog import Clip
 from vidlib.settings import UserError
@@ -496,6 +499,34 @@ def test_the_real_predictor_fits_the_panel(
     assert found.top(1)[0][0] in status(panel) and "classifier.pth" in status(panel)
     _, alt = panel.still()
     assert f"{found.top(1)[0][0]} {found.top(1)[0][1]:.1%}" in alt
+
+
+@pytest.mark.soak
+def test_many_predictions_in_the_panel_leave_nothing_behind(
+    panel: PredictionPanel, untrained: Any, small_video: Path, tmp_path: Path
+) -> None:
+    """Two films take turns, one of which has to be transcoded to play. Memory may wobble by 50 MB;
+    one prediction's decoded frames (230 kB), if they stayed, would make 460 MB in the long run."""
+    panel.predictor = untrained
+    other = tmp_path / "other.avi"
+    writer = cv2.VideoWriter(str(other), cv2.VideoWriter.fourcc(*"MJPG"), 12, (64, 48))
+    for _, frame in itertools.islice(video.iter_frames(small_video), 12):
+        writer.write(frame)
+    writer.release()
+
+    def rounds_of(count: int) -> None:
+        for number in range(count):
+            type_path(panel, (small_video, other)[number % 10 == 0])
+            press(panel)
+            assert answered(panel) and status(panel).count("Error") == 0, status(panel)
+
+    rounds_of(10)  # what is loaded and set up once
+    files, megabytes = held()
+    rounds_of(rounds(2000))
+    after = held()
+    assert after[0] <= files and threading.active_count() < 10
+    assert after[1] - megabytes < 50
+    assert len(list(panel._folder.iterdir())) <= 1
 
 
 # --- real files ----------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def read_csv(path: Path | str) -> list[Clip]:
     if "path" not in rows.fieldnames:
         raise UserError(f"{path} has no column 'path': its first line must name the columns")
     clips = []
-    for row in rows:
+    for row in _readable(rows, path):
         cells = {key: value.strip() for key, value in row.items() if key and value}
         cells = {key: cells[key] for f in fields(Clip) if cells.get(key := f.name)}
         if "path" not in cells:
@@ -184,6 +184,19 @@ def read_csv(path: Path | str) -> list[Clip]:
                 )
         clips.append(Clip(**cells | {"path": path.parent / cells["path"]}))
     return clips
+
+
+def _readable(rows: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+    """The rows; UserError for what no table holds, as zero bytes and endless cells."""
+    try:
+        for row in rows:
+            if "\0" in str(row.get("path")):
+                raise csv.Error("a zero byte")
+            yield row
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {rows.line_num}: {error}: mend it or save it anew"
+        ) from error
 
 
 def write_csv(path: Path | str, clips: Iterable[Clip]) -> None:
@@ -209,6 +222,14 @@ def labelled(clips: Iterable[Clip]) -> list[Clip]:
 def actions(clips: Iterable[Clip]) -> list[str]:
     """The actions that occur, sorted: a class's number is its place here."""
     return sorted({clip.action for clip in clips if clip.action is not None})
+
+
+def classes(clips: Iterable[Clip]) -> list[str]:
+    """The actions, of which training needs two or more: else UserError."""
+    found = actions(clips)
+    if len(found) < 2:
+        raise UserError(f"training needs two actions or more, found {found}: add labelled clips")
+    return found
 
 
 def _film(clip: Clip) -> str:

@@ -295,7 +295,7 @@ def run_embed(args: argparse.Namespace) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    from . import catalog, checkpoints, endtoend, evaluation, features, training
+    from . import checkpoints, endtoend, evaluation, features, training
 
     config = _config(TrainConfig, args)
     if args.masked and args.finetune:
@@ -304,7 +304,7 @@ def run_train(args: argparse.Namespace) -> None:
         raise UserError("--finetune trains in one process: start it without torchrun")
     encoder, meta = distributed.from_first(lambda: checkpoints.load_encoder(args.encoder))
     known, val = _split(_clips(args))
-    train, val = catalog.labelled(known), catalog.labelled(val)
+    train, val = evaluation.to_test(known, val)
     seen = known if args.masked else train
     if not _fill_store(encoder, [*seen, *val], meta["sampling"], args):
         return
@@ -313,7 +313,7 @@ def run_train(args: argparse.Namespace) -> None:
     belongs = {"encoder_id": meta["id"], "sampling": meta["sampling"]}
     if args.finetune:
         encoder, model, actions, history = endtoend.train_together(
-            train, PretrainConfig(**meta["config"]), config, args.finetune, encoder,
+            train, checkpoints.pretrained_by(meta, args.encoder), config, args.finetune, encoder,
             args.finetune_lr, args.out, belongs, dev, people=people,
         )  # fmt: skip
     else:
@@ -342,7 +342,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         encoder = None
         if args.encoder:  # pre-trained elsewhere: its own settings, not the options
             encoder, meta = checkpoints.load_encoder(args.encoder)
-            configs[0] = PretrainConfig(**meta["config"])
+            configs[0] = checkpoints.pretrained_by(meta, args.encoder)
         seeds = range(args.seed, args.seed + args.seeds)
         shared = (*configs, seeds, settings.device(args.device))
         if args.protocol == "leave-one-person-out":
@@ -357,6 +357,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
         return
     predictor = predict.Predictor(args.encoder, args.classifier, settings.device(args.device))
     val = catalog.labelled(_split(_clips(args))[1])
+    if not val:
+        raise UserError(f"{args.data}: no val clip has an action: put some into val/<action>/")
     predicted = [predictor.predict(c.path).top(1)[0][0] for c in val]
     result = evaluation.outcome(val, predicted, predictor.actions)
     print(json.dumps(result.to_json()) if args.json else

@@ -50,9 +50,10 @@ class Stages:
     def __init__(self, file: Path) -> None:
         self.file, self.minutes = file, 0.0
         try:
-            self.kept: dict[str, Any] = json.loads(file.read_text())
-        except (OSError, ValueError):
-            self.kept = {}
+            kept = json.loads(file.read_text())
+        except (OSError, ValueError, RecursionError):
+            kept = None
+        self.kept: dict[str, Any] = kept if isinstance(kept, dict) else {}  # else damaged
 
     def run(self, title: str, work: Callable[[], Any], key: str | None = None) -> Any:
         """Do `work`, or return what it gave before for the same key (plain values only)."""

@@ -53,10 +53,8 @@ def train_together(
     record a step: step, loss, accuracy (on the step's own windows), seconds.
     Raises UserError for fewer than two actions or a non-finite loss, Interrupted when stopped.
     """
-    labels = [str(c.action) for c in clips]
-    actions = sorted(set(labels))
-    if len(actions) < 2:
-        raise UserError(f"training needs two actions or more, found {actions}: add labelled clips")
+    clips = catalog.labelled(clips)
+    labels, actions = [str(c.action) for c in clips], catalog.classes(clips)
     run_key = checkpoints.key(
         "together", asdict(pre), asdict(train), steps, encoder_lr, batch, frames,
         encoder and encoders.identity(encoder), list(people or ()), catalog.fingerprint(clips),

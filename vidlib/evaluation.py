@@ -3,6 +3,7 @@
 N test clips, K actions.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,10 +85,29 @@ class Outcome:
 
 
 def outcome(clips: Sequence[Clip], predicted: Sequence[str], actions: Sequence[str]) -> Outcome:
-    """An Outcome for labelled test clips."""
+    """An Outcome for labelled test clips; UserError when there is none."""
+    if not clips:
+        raise UserError("no clip to test on: put some with an action into val")
     true = [str(c.action) for c in clips]
     people = [c.person or str(c.path) for c in clips]
     return Outcome(sorted({*actions, *true}), true, list(predicted), people)
+
+
+def to_test(train: Iterable[Clip], val: Iterable[Clip]) -> tuple[list[Clip], list[Clip]]:
+    """The labelled clips of both sides, looked at before hours are spent on them.
+
+    UserError when there are not two actions to train on, or no clip to test on. Warns of actions
+    that occur in test clips alone: those are answered wrongly whatever is learned.
+    """
+    train, val = catalog.labelled(train), catalog.labelled(val)
+    known = catalog.classes(train)
+    if not val:
+        raise UserError("no clip to test on has an action: put some into val/<action>/, or name "
+                        f"their actions in {catalog.CSV_NAME}")  # fmt: skip
+    if strange := sorted(set(catalog.actions(val)) - set(known)):
+        warnings.warn(f"only test clips show {', '.join(strange)}: add some to train, or their "
+                      "answers are all wrong", stacklevel=2)  # fmt: skip
+    return train, val
 
 
 def test(
@@ -101,6 +121,7 @@ def test(
 ) -> dict[str, Outcome]:
     """kNN, linear probe and Transformer, each from the training clips' features to the test
     clips'; the encoder is frozen. Keys: knn, linear, transformer."""
+    train, val = to_test(train, val)
     labels = [str(c.action) for c in train]
     known = extract_features(encoder, train, sample, device, progress)
     asked = extract_features(encoder, val, sample, device, progress)
@@ -141,7 +162,7 @@ def over_folds(
     transformer) over all folds' test clips together. Encoders are kept in `folder` (default: in
     the cache) by what they were made from, so a run that was stopped goes on.
     """
-    folds = list(folds)
+    folds = [(name, known, to_test(known, asked)[1]) for name, known, asked in folds]
     folder = folder or settings.cache_dir() / "folds"
     everything: dict[str, list[dict[str, Outcome]]] = {
         "pretrained": [],

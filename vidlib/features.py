@@ -1,9 +1,10 @@
 """Clips -> features, through a frame encoder; kept on disk, so that nothing is computed twice."""
 
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -80,18 +81,28 @@ def _features(
     folder = settings.cache_dir() / "features" / encoders.identity(encoder) if keep else None
     for clip in settings.bar(clips, "features", disable=not progress):
         file = folder / f"{cache.key(clip.path)}-{sample['background']}.npy" if folder else None
-        features = _kept(file)
+        features = _kept(file, encoder.dim) if file else None
         if features is None:
             features = encode(encoder, cache.frames(clip.path), sample["background"], device)
             if file:
-                checkpoints.write(file, partial(np.save, arr=features))
+                checkpoints.write(file, partial(_keep, features=features))
         yield np.asarray(features)
     encoder.train(was_training)
 
 
-def _kept(file: Path | None) -> NDArray[np.float32] | None:
-    """A feature file's content; None when it is absent or damaged."""
+def _keep(file: IO[bytes], features: NDArray[np.float32]) -> None:
+    np.save(file, features)
+    file.write(zlib.crc32(features).to_bytes(4, "big"))
+
+
+def _kept(file: Path, dim: int) -> NDArray[np.float32] | None:
+    """A feature file's content (T, dim); None when it is absent or damaged."""
     try:
-        return np.load(file) if file else None
-    except (OSError, ValueError, EOFError):
-        return None
+        with file.open("rb") as kept:
+            features, checksum = np.load(kept), kept.read()
+        right = features.shape[1:] == (dim,) and features.dtype == np.float32
+        if right and checksum == zlib.crc32(features).to_bytes(4, "big"):
+            return features
+    except Exception:  # whatever is wrong with it, it is computed again
+        pass
+    return None

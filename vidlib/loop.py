@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from . import checkpoints, distributed, settings
 from .settings import UserError
 
 Record = dict[str, float]
+EXPLODED = 1e4  # times what a loss began with: from there no run has come back
 
 
 class Interrupted(UserError):
@@ -77,9 +80,8 @@ def run(
             return checkpoints.load(part, "unfinished run", "delete it and start again")
 
     if saved := distributed.from_first(unfinished):
-        for name, state in states.items():
-            state.load_state_dict(saved[name])
-        history = saved["history"]
+        with checkpoints.sound(part or "", "delete it and start again"):
+            history = _restored(states, saved, steps)
 
     def save() -> None:
         if part and distributed.rank() == 0:
@@ -95,6 +97,10 @@ def run(
         for step in bar:
             record = do_step(step) | {"step": step + 1, "seconds": time.perf_counter() - began}
             history.append(record)
+            first, now = history[0].get("loss", 0.0), record.get("loss", 0.0)
+            if now > EXPLODED * max(1.0, abs(first)):
+                raise UserError(f"{title}: the loss rose from {first:.3g} to {now:.3g} at step "
+                                f"{step + 1}: try a smaller learning rate")  # fmt: skip
             shown = {k: f"{record[k]:.3f}" for k in ("loss", "collapse") if k in record}
             bar.set_postfix(shown, refresh=False)
             if on_step:
@@ -107,8 +113,38 @@ def run(
                 save()
                 last_save = time.perf_counter()
     if done < steps:
+        if not all(checkpoints.finite(state.state_dict()) for state in states.values()):
+            raise UserError(f"{title}: the last step left weights that are not finite: try a "
+                            "smaller learning rate")  # fmt: skip
         distributed.from_first(save)  # what comes after the last step may be stopped, too
     return history
+
+
+def _restored(states: dict[str, Stateful], saved: dict[str, Any], steps: int) -> list[Record]:
+    """Give `states` what an unfinished run saved; returns its records. Errors of many kinds when it
+    does not fit: what an optimiser would stumble over later shall be found now."""
+    if not checkpoints.finite({name: saved[name] for name in states}):
+        raise ValueError("not finite")
+    for name, state in states.items():
+        if not isinstance(state, torch.optim.Optimizer):
+            state.load_state_dict(saved[name])
+            continue
+        # its options are the caller's, and not to be taken from a file
+        state.load_state_dict({**state.state_dict(), "state": saved[name]["state"]})
+        for parameter, kept in state.state.items():
+            shapes = [v.shape for v in kept.values() if v is not None]
+            if not {*shapes} <= {parameter.shape, torch.Size()}:
+                raise ValueError("not of the parameter's shape")
+        each = (frozenset(k for k, v in kept.items() if v is not None)
+                for kept in state.state.values())  # fmt: skip
+        if len({*each}) > 1:
+            raise KeyError("not the same for all parameters")
+    history = saved["history"]
+    if [record["step"] for record in history] != list(range(1, min(len(history), steps) + 1)):
+        raise ValueError("steps")
+    if not all(isinstance(v, int | float) for record in history for v in record.values()):
+        raise TypeError("history")
+    return [record | {"seconds": float(record["seconds"])} for record in history]
 
 
 def warm_cosine(step: int, steps: int) -> float:

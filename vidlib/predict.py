@@ -124,6 +124,7 @@ class Predictor:
             with torch.inference_mode():
                 pooled, attention = self.model.tokens(x, valid)
                 p = self.model.logits(pooled).softmax(1).double().numpy()
+            _check_answer(p, self.weights_note)
             # where nothing moves nothing is known, whatever the Transformer makes of noise
             background = self.sampling["background"]
             still = [not motion.moves(pictures[s : s + length], background) for s in starts]
@@ -222,6 +223,7 @@ class VideoMAEPredictor:
         began = time.perf_counter()
         x, at, times = self.views(source, fps)
         p = self.model.multi_view(torch.from_numpy(x)).softmax(1).double().cpu().numpy()
+        _check_answer(p, self.weights_note)
         p = p.reshape(len(at), -1, p.shape[1]).mean(1)
         end = times[-1] + (times[-1] / (len(times) - 1) if len(times) > 1 else 0.0)
         if progress:
@@ -274,9 +276,18 @@ class VideoMAEPredictor:
 
 
 def _check_frames(frames: NDArray[Any], fps: float | None) -> None:
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not fps:
+    right = frames.ndim == 4 and frames.shape[-1] == 3 and frames.dtype == np.uint8 and frames.size
+    if not right or fps is None or not 0.1 <= fps <= 1000:  # nan is not
         raise UserError(
-            f"frames must be uint8 (T, H, W, 3) with fps, got {frames.dtype} {frames.shape}"
+            "frames must be uint8 (T, H, W, 3) with fps from 0.1 to 1000, got "
+            f"{frames.dtype} {frames.shape} with {fps}"
+        )
+
+
+def _check_answer(p: Floats, weights: str) -> None:
+    if not np.isfinite(p).all():
+        raise UserError(
+            f"{weights}: the answer is not a number: make the weights again, or take others"
         )
 
 

@@ -69,7 +69,7 @@ def bootstrap_by_person(
 
 def tsne(x: Array, seed: int = 0, perplexity: float = 20.0) -> Array:
     """t-SNE (van der Maaten & Hinton, 2008) of (N, D) -> (N, 2), cosine distances, PCA start."""
-    if len(x) < 2:
+    if len(x) < 2 or (x == x[0]).all():  # nothing to tell apart
         return np.zeros((len(x), 2), np.float32)
     perplexity = min(perplexity, max(1.0, (len(x) - 1) / 3))
     model = TSNE(perplexity=perplexity, init="pca", random_state=seed)

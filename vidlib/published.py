@@ -221,7 +221,7 @@ def _fetch(repo: str, *names: str) -> Path:
 def _json(file: Path) -> dict[str, Any]:
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged: copy or download it again") from error
     return about if isinstance(about, dict) else {}
 
@@ -254,9 +254,9 @@ def check(state: State, needed: str, source: str | Path) -> None:
         raise UserError(f"{source} has {LACKS[needed]}")
 
 
-def fill(model: nn.Module, state: State, source: str | Path) -> None:
-    """Load the parameters that the model has; others (a decoder, a head) may be left over.
-    UserError when some are missing or of another size."""
+def fitting(model: nn.Module, state: State, source: str | Path) -> State:
+    """The parameters that the model has; others (a decoder, a head) may be left over. UserError
+    when some are missing, of another size, or not finite."""
     if "encoder" not in dict(model.named_children()):  # an encoder alone
         prefix = "encoder."
         state = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
@@ -270,7 +270,10 @@ def fill(model: nn.Module, state: State, source: str | Path) -> None:
         if value.shape != state[name].shape:
             raise UserError(f"{source}: {name} is {tuple(state[name].shape)}, not as its config "
                             f"says {tuple(value.shape)}: name another")  # fmt: skip
-    model.load_state_dict({name: state[name] for name in wanted})
+    state = {name: state[name] for name in wanted}
+    if not checkpoints.finite(state):
+        raise UserError(f"{source} holds weights that are not finite: name another")
+    return state
 
 
 def write(model: nn.Module, folder: Path) -> None:

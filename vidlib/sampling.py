@@ -167,8 +167,8 @@ class FrameCache:
                 checksum = file.read()
         except Exception:  # whatever is wrong with it, it is decoded again
             return None
-        shape = (len(frames), self.size, self.size, 3) if frames.ndim else ()
-        right = frames.shape == shape and len(frames) and frames.dtype == np.uint8
+        right = frames.ndim == 4 and frames.shape[1:] == (self.size, self.size, 3)
+        right = right and len(frames) and frames.dtype == np.uint8
         if not right or not frames.flags.c_contiguous or len(checksum) != 4:
             return None
         if key not in self._checked:  # once: it reads the whole file

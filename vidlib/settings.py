@@ -70,6 +70,7 @@ def profile(name: str | None = None) -> Profile:
 
 BACKGROUNDS = ("follow", "median", "none")
 STEMS = ("imagenet", "small")
+MOST_PIXELS = 4096  # a side of what an encoder is shown; more is a slip of the keyboard
 
 
 def option(
@@ -113,7 +114,7 @@ class PretrainConfig(_Checked):
                        among=STEMS)  # fmt: skip
     init: str = option("none", "starting weights: none, imagenet, kinetics (swin3d_t), or a file "
                        "of vidlib pretrain")  # fmt: skip
-    size: int = option(64, "pixels at the encoder's input", 8)
+    size: int = option(64, "pixels at the encoder's input", 8, MOST_PIXELS)
     fps: float = option(12.0, "frames per second of the sampling grid", 0.1, 1000)
     background: str = option("follow", "what the encoder is shown: what moves, held still and "
                              "followed; frames minus the clip's median frame; frames as they are",
@@ -128,8 +129,8 @@ class PretrainConfig(_Checked):
     gap: float = option(0.0, "seconds between the frames that two views have of a clip", 0, 1000)
     recipe: str = option("motion", "augmentation: paper, body (for few clips), no-colour, motion, "
                          "blur, solarise, or walls (for --background none)")  # fmt: skip
-    lr: float = option(0.2, "learning rate for 256 frames; scaled by batch / 256", 0)
-    weight_decay: float = option(1e-4, "of SGD with momentum 0.9", 0)
+    lr: float = option(0.2, "learning rate for 256 frames; scaled by batch / 256", 0, 1000)
+    weight_decay: float = option(1e-4, "of SGD with momentum 0.9", 0, 1000)
     hidden: int = option(512, "size of the projector's layers and output", 1)
     bottleneck: int = option(128, "size of the predictor's hidden layer", 1)
     stop_gradient: bool = option(True, "off shows the collapse, and is of no other use")
@@ -169,18 +170,18 @@ class TrainConfig(_Checked):
     Raises UserError for values that no run could use.
     """
 
-    width: int = option(128, "token width, even, a multiple of the heads", 2)
-    depth: int = option(2, "layers", 1)
+    width: int = option(128, "token width, even, a multiple of the heads", 2, 2**16)
+    depth: int = option(2, "layers", 1, 1000)
     heads: int = option(4, "attention heads", 1)
-    window: int = option(24, "frames in a window, on the encoder's sampling grid", 1)
+    window: int = option(24, "frames in a window, on the encoder's sampling grid", 1, 10_000)
     positions: str = option("sincos", "how a frame's place is told", among=("sincos", "learned"))
     pool: str = option("mean", "over frames, or a token of its own", among=("mean", "cls"))
     center: bool = option(True, "subtract each window's mean feature")
     dropout: float = option(0.1, "dropout", 0, 0.95)
     steps: int = option(1000, "optimiser steps", 1)
     batch: int = option(32, "windows in a step", 1)
-    lr: float = option(1e-3, "peak learning rate of AdamW", 0)
-    weight_decay: float = option(0.05, "of AdamW", 0)
+    lr: float = option(1e-3, "peak learning rate of AdamW", 0, 1000)
+    weight_decay: float = option(0.05, "of AdamW", 0, 1000)
     smoothing: float = option(0.1, "label smoothing", 0, 1)
     shortest: float = option(0.7, "random windows are this share of the window or longer", 0, 1)
     seed: int = option(0, "random seed", 0, 2**32 - 1)

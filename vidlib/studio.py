@@ -21,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,6 +32,7 @@ from . import settings, video
 PAIR = ("sitting_down", "standing_up")  # told apart by the order of frames alone
 ACTIONS = ("waving", "clapping", "walking", "running", "boxing", "jumping_jacks", *PAIR)
 STUDIO_VERSION = 3  # raise it when a change alters any frame: learners' clips are drawn anew
+CLIP = re.compile(r"(train|val)/\w+/studio_[\w.]+\.webm")  # what the studio may delete
 VAL_OFFSET = 1000  # people and scenes of `val` are numbered from here: never seen in `train`
 
 
@@ -995,6 +997,36 @@ def _draw_job(root: Path, job: _Job, size: int, fps: float, seconds: float, seed
     video.write_video(root / job.path, frames, fps)  # all or nothing, so that runs can resume
 
 
+def _remembered(memory: Path) -> dict[str, Any]:
+    """What studio.json says, {key, clips}; nothing when it is absent or damaged: then the clips are
+    drawn again."""
+    try:
+        state = json.loads(memory.read_text(encoding="utf-8"))
+        if isinstance(state["key"], str) and all(isinstance(name, str) for name in state["clips"]):
+            return state
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        pass
+    return {}
+
+
+def _listed(table: Path) -> tuple[str, list[dict[str, str]]]:
+    """The text and the rows of a clips.csv, also as spreadsheets save it. UserError when it is not
+    such a table: it may hold rows that the studio did not make."""
+    try:
+        text = table.read_text(encoding="utf-8") if table.exists() else ""
+        lines = io.StringIO(text.removeprefix("\ufeff"))
+        header = lines.getvalue().partition("\n")[0]
+        rows = csv.DictReader(lines, delimiter=";" if ";" in header else ",")
+        rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
+        if text and "path" not in rows.fieldnames:
+            raise ValueError("no column 'path'")
+        return text, list(rows)
+    except (OSError, ValueError, csv.Error) as error:
+        raise settings.UserError(
+            f"{table} cannot be read ({error}): save it as CSV in UTF-8, or delete it"
+        ) from error
+
+
 def _replace_text(path: Path, text: str) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(text, encoding="utf-8", newline="")
@@ -1028,13 +1060,11 @@ def make_dataset(
     memory, table, jobs = root / "studio.json", root / "clips.csv", _plan(profile, seed)
     look = (profile.draw_size, profile.draw_fps, profile.draw_seconds, seed)
     key = hashlib.blake2b(repr((STUDIO_VERSION, look, jobs)).encode(), digest_size=16).hexdigest()
-    state = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else {}
-    text = table.read_text(encoding="utf-8") if table.exists() else ""
-    rows = list(csv.DictReader(io.StringIO(text)))
+    state, (text, rows) = _remembered(memory), _listed(table)
     if state.get("key") != key:
-        drawn = {row["path"] for row in rows if row.get("source") == "studio"}
+        drawn = {row["path"] or "" for row in rows if row.get("source") == "studio"}
         for name in drawn.union(state.get("clips", ())):
-            if Path(name).name.startswith("studio_"):
+            if CLIP.fullmatch(name):  # whoever wrote these files, nothing else is deleted
                 (root / name).unlink(missing_ok=True)
         for path in (root / job.path for job in jobs):
             if path.exists():

@@ -66,6 +66,7 @@ def train_classifier(
     actions = sorted(set(labels))
     if len(actions) < 2:
         raise UserError(f"training needs two actions or more, found {actions}: add labelled clips")
+    _check(features, len(labels))
     run_key = checkpoints.key(
         "train", asdict(config), list(labels), list(people or ()), checkpoints.arrays_key(features),
         *([checkpoints.arrays_key([v.numpy() for v in start.values()])] if start else []),
@@ -122,6 +123,20 @@ def train_classifier(
     return model, actions, history
 
 
+def _check(features: Sequence[NDArray[np.float32]], count: int) -> None:
+    """UserError unless these are features (T_i, D) of `count` clips: better now than as a loss that
+    is not finite, hours later."""
+    if not features or len(features) != count:
+        raise UserError(f"features of {len(features)} clips for {count}: training needs each's")
+    for i, f in enumerate(features):
+        if f.ndim != 2 or 0 in f.shape or f.shape[1] != features[0].shape[1]:
+            raise UserError(f"features of clip {i + 1} are {f.shape}, the first's "
+                            f"{features[0].shape}: extract them by one encoder")  # fmt: skip
+        if not np.isfinite(f).all():
+            raise UserError(f"features of clip {i + 1} are not finite: make the encoder's weights "
+                            "again with vidlib pretrain, at a smaller --lr")  # fmt: skip
+
+
 def _fresh(
     features: Sequence[NDArray[np.float32]], actions: int, config: TrainConfig
 ) -> TemporalTransformer:
@@ -156,6 +171,7 @@ def pretrain_features(
     With `out` it is kept there, and loaded if it was made from the same settings and clips. Raises
     UserError for a non-finite loss, Interrupted when stopped.
     """
+    _check(features, len(features))
     run_key = checkpoints.key(
         "masked", asdict(config), steps, share, run, checkpoints.arrays_key(features)
     )

@@ -14,6 +14,7 @@ from .settings import UserError
 
 # ImageNet's mean and spread of red, green and blue: what published weights were trained with
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MOST = 2**16  # tubelets; attention to each of each is as much as a large GPU holds
 RATIO = 0.9  # the share of tubes that pre-training hides (the paper's section 4.2)
 
 
@@ -53,10 +54,20 @@ class Config:
             "width": (self.width, self.heads), "decoder_width": (self.decoder_width,
                                                                  self.decoder_heads),
         }  # fmt: skip
+        counts = ("depth", "hidden", "decoder_depth", "decoder_hidden", "stride")
+        whole |= {name: (getattr(self, name), 1) for name in counts}
         for name, (value, part) in whole.items():
+            if not isinstance(value, int) or not isinstance(part, int):
+                raise UserError(f"VideoMAE's {name} is {value!r}: choose a whole number")
             if part < 1 or value < 1 or value % part:
                 raise UserError(f"VideoMAE's {name} is {value}: choose a multiple of {part}")
 
+        if not 0 < self.eps < 1:  # nan is not
+            raise UserError(f"VideoMAE's eps is {self.eps}: choose a small number above 0")
+        if self.fps is not None and not 0.1 <= self.fps <= 1000:
+            raise UserError(f"VideoMAE's fps is {self.fps}: choose 0.1 to 1000, or none")
+        if self.tokens > MOST:
+            raise UserError(f"VideoMAE's shape makes {self.tokens} tubelets: {MOST} are the most")
         if self.background not in ("none", "follow"):
             raise UserError(f"VideoMAE's background is {self.background}: choose none or follow")
 

@@ -87,7 +87,7 @@ def _info(path: Path, capture: cv2.VideoCapture) -> VideoInfo:
         path=path,
         width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
         height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-        fps=fps if 0 < fps <= 1000 else 25.0,
+        fps=fps if 1 / LONGEST_GAP <= fps <= 1000 else 25.0,
         claimed_frames=int(count) if 0 < count < 1e9 else None,
         codec=CODECS.get(codec, codec) if codec.isprintable() and codec else "unknown",
         rotation=int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360,
@@ -123,7 +123,14 @@ def iter_frames(path: Path | str) -> Iterator[tuple[float, np.ndarray]]:
         header = _info(path, capture)
         count, first, seconds = 0, 0.0, 0.0
         while True:
-            ok, frame = capture.read()
+            try:
+                ok, frame = capture.read()
+                frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if ok else frame
+            except (MemoryError, cv2.error) as error:  # the latter also where memory ends
+                raise VideoError(
+                    f"{path}: a frame of {header.width} x {header.height} pixels is damaged or "
+                    f"does not fit into memory: {_convert_hint(path)}"
+                ) from error
             if not ok:
                 break
             stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
@@ -132,7 +139,7 @@ def iter_frames(path: Path | str) -> Iterator[tuple[float, np.ndarray]]:
             else:
                 seconds = _next_time(seconds, stamp - first, header.fps)
             count += 1
-            yield seconds, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            yield seconds, frame
     finally:
         capture.release()
     if count == 0:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from . import published
+from . import checkpoints, published
 from .settings import UserError
 from .tubelets import CONFIGS, MEAN, STD, Config, normalise, put, sinusoids, split, take, tube_mask
 
@@ -116,12 +116,21 @@ class _Model(nn.Module):
         understood. Warns that published weights are for non-commercial use. UserError when there
         are none, or they are another kind of model's.
         """
-        state, fields = published.read(source)
-        published.check(state, cls.needs, source)
-        if config is None and fields is None:
-            raise UserError(f"{source} does not say its shape: give config=CONFIGS['base'], say")
-        model = cls(config or Config(**fields))
-        published.fill(model, state, source)
+        with checkpoints.sound(source, "name another"):
+            state, fields = published.read(source)
+            published.check(state, cls.needs, source)
+            if config is None and fields is None:
+                raise UserError(
+                    f"{source} does not say its shape: give config=CONFIGS['base'], say"
+                )
+            config = config or Config(**fields)
+            if max(config.depth, config.decoder_depth) > len(state):
+                raise UserError(f"{source} has fewer parameters than layers: name another")
+            with torch.device("meta"):  # without memory: a damaged file may ask for too much
+                bare = cls(config)
+            state = published.fitting(bare, state, source)
+            model = cls(config)
+            model.load_state_dict(state)
         return model.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:

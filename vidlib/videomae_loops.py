@@ -33,8 +33,8 @@ class MaskConfig(_Checked):
     ratio: float = option(RATIO, "share of the tubes that is hidden", 0.01, 0.99)
     steps: int = option(1000, "optimiser steps", 1)
     batch: int = option(16, "clips in a step", 1)
-    lr: float = option(1e-3, "peak learning rate of AdamW", 0)
-    weight_decay: float = option(0.05, "of AdamW", 0)
+    lr: float = option(1e-3, "peak learning rate of AdamW", 0, 1000)
+    weight_decay: float = option(0.05, "of AdamW", 0, 1000)
     recipe: str = option("no-colour", "augmentation: crop and flip alone, or more",
                          among=tuple(augment.RECIPES))  # fmt: skip
     seed: int = option(0, "random seed", 0, 2**32 - 1)
@@ -46,9 +46,9 @@ class TuneConfig(_Checked):
 
     steps: int = option(500, "optimiser steps", 1)
     batch: int = option(16, "clips in a step, even (MixUp mixes neighbours)", 1)
-    lr: float = option(1e-3, "peak learning rate of AdamW at the head", 0)
+    lr: float = option(1e-3, "peak learning rate of AdamW at the head", 0, 1000)
     layer_decay: float = option(0.75, "each layer's rate, in rates of the layer above", 0, 1)
-    weight_decay: float = option(0.05, "of AdamW", 0)
+    weight_decay: float = option(0.05, "of AdamW", 0, 1000)
     drop_path: float = option(0.1, "how often the last block is left out", 0, 0.95)
     smoothing: float = option(0.1, "label smoothing", 0, 1)
     mixup: float = option(0.8, "parameter of MixUp's Beta distribution; 0: no MixUp", 0, 100)
@@ -198,9 +198,7 @@ def finetune_videomae(
     non-finite loss).
     """
     clips = catalog.labelled(clips)
-    actions = catalog.actions(clips)
-    if len(actions) < 2:
-        raise UserError(f"training needs two actions or more, found {actions}: add labelled clips")
+    actions = catalog.classes(clips)
     scratch = isinstance(start, Config)
     if isinstance(start, Config):
         config, weights, options = on_grid(start), None, replace(options, layer_decay=1.0)
