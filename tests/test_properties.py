@@ -1,9 +1,9 @@
 """Rules that hold for whatever is put in: which frames are shown, what is hidden, who is tested,
 what a key stands for."""
 
+import itertools
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -347,10 +347,10 @@ def test_arrays_keys_tell_shapes_and_values_apart(a: list[Any], b: list[Any]) ->
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], Path]:
-    folder = tmp_path_factory.mktemp("keys")
+    folder, numbers = tmp_path_factory.mktemp("keys"), itertools.count()
 
     def write(content: bytes) -> Path:
-        path = folder / f"{len(os.listdir(folder))}.webm"
+        path = folder / f"{next(numbers)}.webm"
         path.write_bytes(content)
         return path
 
