@@ -231,7 +231,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(change: dict, parts: int, says
 STUCK = """
 import os, signal, time
 from vidlib import distributed
-distributed.GRACE = 0.1
+distributed.GRACE = 2.0
 distributed._heed_sigterm()
 for k in range(100):
     try:
