@@ -77,7 +77,8 @@ def kernel(page: timing.Section, clip: Path, rounds: int) -> None:
     page.say(f"Inside a running kernel ({len(frames)} frames of {frames.shape[1]} pixels, 2 s):")
     page.say()
     page.table(("", "median", "longest"),
-               [[name, timing.brief(t), timing.brief([max(t)])] for name, t in took.items()])  # fmt: skip
+               [[name, timing.brief(t), timing.brief([max(t)])]
+                for name, t in took.items()])  # fmt: skip
 
 
 def drawing(page: timing.Section, rounds: int, small: bool) -> None:
@@ -100,7 +101,8 @@ def drawing(page: timing.Section, rounds: int, small: bool) -> None:
     page.say()
     page.table(("", "clips/s", "range"),
                [[name, f"{clips / timing.median(t):.1f}",
-                 f"{clips / max(t):.1f} to {clips / min(t):.1f}"] for name, t in took.items()])  # fmt: skip
+                 f"{clips / max(t):.1f} to {clips / min(t):.1f}"]
+                for name, t in took.items()])  # fmt: skip
 
 
 def maps(page: timing.Section, rounds: int, small: bool) -> None:
@@ -109,7 +111,8 @@ def maps(page: timing.Section, rounds: int, small: bool) -> None:
     for n in (100,) if small else (192, 576, 2000, 5000):
         # eight clouds in 512 dimensions, as wide as pooled features are
         x = rng.normal(size=(8, 512))[rng.integers(8, size=n)] + rng.normal(size=(n, 512))
-        took = timing.in_turn({"t-SNE": lambda x=x.astype(np.float32): probes.tsne(x)},
+        x = x.astype(np.float32)
+        took = timing.in_turn({"t-SNE": lambda x=x: probes.tsne(x)},
                               rounds if n < 1000 else 3, warm=int(n < 1000))  # fmt: skip
         rows.append([f"{n}", timing.brief(took["t-SNE"]), f"{len(took['t-SNE'])}"])
     page.say("t-SNE of clips' pooled features (512 numbers each):")

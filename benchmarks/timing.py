@@ -24,10 +24,10 @@ from vidlib import settings
 RESULTS = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Speed
 
-`make bench` writes this page: each script its own section. In a row both sides took turns within one
-run; seconds and rates are medians over the rounds, a ratio is that of the medians, over 1 where this
-course's code is the faster. "Other work" is the share of the cores' time that other processes of the
-machine took meanwhile: what a run beside much other work says of a single figure is little.
+`make bench` writes this page: each script its own section. In a row both sides took turns within
+one run; seconds and rates are medians over the rounds, a ratio is that of the medians, over 1 where
+this course's code is the faster. "Other work" is the share of the cores' time that other processes
+of the machine took meanwhile: a single figure of a run beside much other work says little.
 """
 ROUNDS = 7
 
