@@ -14,6 +14,7 @@ import few_labels
 import masked_features
 import nuisances
 import pretraining_recipes as recipes
+import timing
 
 
 def row(recipe: str, seed: int, right: str, steps: int = 10) -> dict[str, object]:
@@ -93,3 +94,17 @@ def test_a_nuisance_spoils_the_frames_and_keeps_their_form(name: str) -> None:
     assert spoiled.shape == frames.shape and spoiled.dtype == np.uint8
     assert (frames == before).all(), "the clip itself must stay as it is"
     assert (spoiled == frames).all() == (name == "none")
+
+
+def test_a_section_takes_the_place_of_its_like_and_leaves_the_others() -> None:
+    page = timing.merged(timing.merged("", "## b\n\nold\n"), "## a\n\nother\n")
+    page = timing.merged(page, "## b\n\n| new |\n")
+    assert page == timing.HEAD + "\n## a\n\nother\n\n## b\n\n| new |\n"
+
+
+def test_ways_are_timed_in_turn_and_the_first_rounds_left_out() -> None:
+    calls: list[str] = []
+    took = timing.in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    assert "".join(calls) == "abbaab" and {len(t) for t in took.values()} == {2}
+    assert timing.in_turn({"own": lambda: 2.5}, 3)["own"] == [2.5] * 3
+    assert timing.ratio([2.0, 4.0, 3.0], [1.0, 1.0, 2.0]) == "3.00 x (1.50 to 4.00)"

@@ -65,7 +65,8 @@ PACKAGE_OF = {"cv2": "opencv-python", "sklearn": "scikit-learn", "scipy": "sciki
               "IPython": "ipywidgets",
               "nbformat": "nbval", "yaml": "jupyterlab", "packaging": "pytest",
               "jupyter_client": "jupyterlab", "PIL": "matplotlib",
-              "traitlets": "ipywidgets", "filelock": "torch", "requests": "pooch"}  # fmt: skip
+              "traitlets": "ipywidgets", "psutil": "jupyterlab", "filelock": "torch",
+              "requests": "pooch"}  # fmt: skip
 
 
 def imported(source: str) -> set[str]:
@@ -91,8 +92,8 @@ def sources(folder: str) -> str:
 
 @pytest.mark.parametrize("folder", ["vidlib", "notebooks", "tests", "benchmarks"])
 def test_every_import_is_a_listed_package(folder: str) -> None:
-    extra = {"vidlib": EXTRAS["data"] + EXTRAS["hub"]}
-    extra |= dict.fromkeys(("tests", "benchmarks", "notebooks"), TESTS)  # notebooks ask first
+    extra = {"vidlib": EXTRAS["data"] + EXTRAS["hub"], "benchmarks": TESTS + EXTRAS["bench"]}
+    extra |= {"tests": TESTS, "notebooks": TESTS}  # a notebook asks whether it is there
     known = set(bounds(PROJECT["dependencies"] + extra.get(folder, [])))
     here = {
         "vidlib",
