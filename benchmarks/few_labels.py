@@ -14,6 +14,7 @@ On Weizmann three people, fixed here before any was looked at, are tested in tur
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,14 +97,14 @@ def accuracy(
     return [n == c.action for n, c in zip(named, asked, strict=True)], minutes
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], arms: Sequence[str] = ARMS) -> str:
     """Mean +- standard deviation over seeds, a line an arm, a column a count."""
     counts = sorted({r["count"] for r in rows})
     lines = [
         "| clips an action | " + " | ".join(map(str, counts)) + " |",
         "|---" * (1 + len(counts)) + "|",
     ]
-    for arm in ARMS:
+    for arm in arms:
         cells = []
         for count in counts:
             values = [100 * r["accuracy"] for r in rows if (r["arm"], r["count"]) == (arm, count)]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from few_labels import FEW, draw
+from few_labels import FEW, draw, table
 from numpy.typing import NDArray
 from pretraining_recipes import keep, machine, read, sides
 
@@ -36,23 +36,6 @@ def mine(rows: list[dict[str, Any]], arm: str, count: int) -> list[dict[str, Any
     """An arm's rows, by seed."""
     picked = [r for r in rows if (r["arm"], r["count"]) == (arm, count)]
     return sorted(picked, key=lambda r: r["seed"])
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Mean +- standard deviation over seeds, a line an arm, a column a count."""
-    counts = sorted({r["count"] for r in rows})
-    lines = [
-        "| clips an action | " + " | ".join(map(str, counts)) + " |",
-        "|---" * (1 + len(counts)) + "|",
-    ]
-    for arm in ARMS:
-        cells = []
-        for count in counts:
-            values = [100 * r["accuracy"] for r in mine(rows, arm, count)]
-            spread = f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.1f}{spread} ({len(values)})" if values else "-")
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def gains(rows: list[dict[str, Any]], people: list[str]) -> str:
@@ -139,9 +122,8 @@ def main() -> None:
         told += [r for r in rows if r["key"] in keys.values()]
     for people in args.people:
         of = [r for r in told if r["people"] == people]
-        print(
-            f"\n{people} people\n{table(of)}\n{gains(of, [c.person or '' for c in asked[people]])}"
-        )
+        over = gains(of, [c.person or "" for c in asked[people]])
+        print(f"\n{people} people\n{table(of, ARMS)}\n{over}")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def test_masked_features_are_compared_seed_by_seed_with_both_others() -> None:
              "accuracy": right.count("1") / 4}
             for arm, seed, right in [(none, 0, "1000"), (none, 1, "1100"), (masked, 0, "1110"),
                                      (masked, 1, "1100"), (longer, 1, "1111")]]  # fmt: skip
-    lines = masked_features.table(rows).splitlines()
+    lines = few_labels.table(rows, masked_features.ARMS).splitlines()
     assert lines[2:] == ["| none | 37.5 +- 17.7 (2) |", "| masked | 62.5 +- 17.7 (2) |",
                          "| none, as many steps in all | 100.0 (1) |"]  # fmt: skip
     over = masked_features.gains(rows, ["a", "a", "b", "b"]).splitlines()

@@ -172,13 +172,8 @@ class Predictor:
         grid = self.sampling["fps"]
         size = motion.source_size(self.sampling["size"], self.sampling["background"])
         if isinstance(source, np.ndarray):
-            _check_frames(source, fps)
-            count = max(1, round(len(source) / fps * grid))
-            at = np.minimum(video.shown(count, fps, grid), len(source) - 1)
-            yield (
-                np.stack([video.letterbox(source[i], size) for i in at]),
-                np.arange(count) / grid,
-            )
+            frames = _on_grid(source, fps, grid, size)
+            yield frames, np.arange(len(frames)) / grid
             return
         held = None
         for frames, at in video.iter_segments(Path(source), SEGMENT, grid, size):
@@ -249,10 +244,7 @@ class VideoMAEPredictor:
         if c.fps is not None:  # an own model: the frame cache's pictures
             side = motion.source_size(c.size, c.background)
             if isinstance(source, np.ndarray):
-                _check_frames(source, fps)
-                count = max(1, round(len(source) / fps * c.fps))
-                shown = np.minimum(video.shown(count, fps, c.fps), len(source) - 1)
-                parts = [np.stack([video.letterbox(source[i], side) for i in shown])]
+                parts = [_on_grid(source, fps, c.fps, side)]
             else:
                 parts = [f for f, _ in video.iter_segments(Path(source), SEGMENT, c.fps, side)]
             frames = np.concatenate([motion.prepare(f, c.size, c.background) for f in parts])
@@ -282,6 +274,17 @@ def _check_frames(frames: NDArray[Any], fps: float | None) -> None:
             "frames must be uint8 (T, H, W, 3) with fps from 0.1 to 1000, got "
             f"{frames.dtype} {frames.shape} with {fps}"
         )
+
+
+def _on_grid(
+    frames: NDArray[np.uint8], fps: float | None, grid: float, side: int
+) -> NDArray[np.uint8]:
+    """Frames (T, H, W, 3) at `fps` -> (T', side, side, 3) at `grid` frames per second, as a file
+    is read. Errors as `_check_frames`."""
+    _check_frames(frames, fps)
+    count = max(1, round(len(frames) / fps * grid))
+    at = np.minimum(video.shown(count, fps, grid), len(frames) - 1)
+    return np.stack([video.letterbox(frames[i], side) for i in at])
 
 
 def _check_answer(p: Floats, weights: str) -> None:

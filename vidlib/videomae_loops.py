@@ -118,8 +118,14 @@ def _finished(out: Path | None, run_key: str) -> list[Record] | None:
     return None
 
 
-def _save(out: Path, model: Pretrainer | Classifier, run_key: str, history: list[Record]) -> None:
-    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+def _finish(
+    out: Path | None, model: Pretrainer | Classifier, run_key: str, history: list[Record]
+) -> None:
+    """Bring the trained model to the CPU, in eval mode, and write it to `out`."""
+    model.cpu().eval()
+    if not out:
+        return
+    state = {name: value.detach() for name, value in model.state_dict().items()}
     content = {"kind": published.KIND, "config": asdict(model.config), "state": state}
     checkpoints.save(out, content | {"key": run_key, "history": history})
     loop.finish(out)
@@ -171,9 +177,7 @@ def pretrain_videomae(
         "pre-training VideoMAE", options.steps, step, {"model": model, "optimiser": optimiser},
         run_key, out, on_step, save_every, stop_at, progress,
     )  # fmt: skip
-    model = model.cpu().eval()
-    if out:
-        _save(out, model, run_key, history)
+    _finish(out, model, run_key, history)
     return model, history
 
 
@@ -242,9 +246,7 @@ def finetune_videomae(
         {"model": model, "optimiser": optimiser}, run_key, out, on_step, save_every, stop_at,
         progress,
     )  # fmt: skip
-    model = model.cpu().eval()
-    if out:
-        _save(out, model, run_key, history)
+    _finish(out, model, run_key, history)
     return model, history
 
 
