@@ -248,7 +248,7 @@ def blur(x: Tensor, sigma: Tensor) -> Tensor:
     kernel = torch.exp(-0.5 * at**2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).to(x)
     x = F.pad(x.flatten(1, 2), [reach] * 4, mode="reflect").unflatten(1, (f, c))
-    for dim, length in ((3, h), (4, w)):  # faster than conv2d with a kernel a clip
+    for dim, length in ((3, h), (4, w)):  # conv2d would be compiled for each G
         out = x.narrow(dim, 0, length) * _each(kernel[:, 0], x)
         for i in range(1, 2 * reach + 1):
             out.addcmul_(x.narrow(dim, i, length), _each(kernel[:, i], x))
