@@ -4,6 +4,7 @@ A clip's frames share one crop, flip and colour: a difference between two frames
 motion, never the augmentation. G views (one a clip), F frames each.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -180,26 +181,23 @@ def apply(x: Tensor, views: Views) -> Tensor:
         on = 1 + (views.other.to(x.device) * (g - 1)).long()
         other = (torch.arange(g, device=x.device) + on) % g
         x = (1 - share) * x + share * x[other, :1]
-    theta = views.theta.to(x.device).repeat_interleave(f, dim=0)
-    grid = F.affine_grid(theta, [g * f, 3, h, w], align_corners=False)
-    x = F.grid_sample(x.flatten(0, 1), grid, align_corners=False, padding_mode="border")
+    # one grid serves a clip's frames, which are channels of one picture here
+    grid = F.affine_grid(views.theta.to(x.device), [g, f * 3, h, w], align_corners=False)
+    x = F.grid_sample(x.flatten(1, 2), grid, align_corners=False, padding_mode="border")
+    x = x.view(g, f, 3, h, w)
     if views.hue is not None:
-        x = turn_hue(x.view(g, f, 3, h, w), _each(views.hue, x))
-    x = torch.einsum("gij,gfjk->gfik", views.colour.to(x), x.view(g, f, 3, h * w))
-    c = views.contrast.to(x).view(g, 1, 1, 1)
-    mean = (x * x.new_tensor(GREY).view(3, 1)).sum(2, keepdim=True).mean(-1, keepdim=True)
-    x = (c * x + (1 - c) * mean).view(g, f, 3, h, w)
+        x = turn_hue(x, views.hue)
+    # contrast scales around the mean grey, which is that of the mean colour: one affine map in all
+    colour, c = views.colour.to(x), views.contrast.to(x).view(g, 1, 1)
+    mean = x.mean((3, 4)) @ (x.new_tensor(GREY) @ colour)[:, :, None]  # (G, F, 1)
+    each = (c * colour)[:, None].expand(g, f, 3, 3).flatten(0, 1)
+    out = torch.baddbmm(((1 - c) * mean).view(-1, 1, 1), each, x.view(g * f, 3, h * w))
+    x = out.view_as(x).type_as(x)  # autocast would leave bfloat16
     if views.hue is not None:
-        x = x.clamp(0, 1)
-    if views.rectify.any():
-        sign = _each(views.rectify, x)
-        x = torch.where(sign == 0, x, sign * x.abs().amax(2, keepdim=True))
-    if views.blur is not None and (rows := views.blur.nonzero()[:, 0]).numel():
-        x[rows.to(x.device)] = blur(x[rows.to(x.device)], views.blur[rows] * w)
-    if views.solarise is not None:
-        # of differences the size, never the sign: what stands still stays 0
-        at, size = _each(views.solarise, x), x.abs()
-        x = torch.where((at > 0) & (size >= at), x.sign() * (1 - size).clamp(min=0), x)
+        x.clamp_(0, 1)
+    _change(x, views.rectify, lambda x, sign: _each(sign, x) * x.abs().amax(2, keepdim=True))
+    _change(x, views.blur, lambda x, sigma: blur(x, sigma * w))
+    _change(x, views.solarise, solarise)
     return x
 
 
@@ -208,26 +206,51 @@ def _each(parameter: Tensor, x: Tensor) -> Tensor:
     return parameter.to(x.device).view(-1, 1, 1, 1, 1)
 
 
+def _change(x: Tensor, parameter: Tensor | None, how: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Change, in place, those clips of x whose parameter (G,) is not 0."""
+    if parameter is not None and (rows := parameter.nonzero()[:, 0]).numel():
+        at = rows.to(x.device)
+        x[at] = how(x[at], parameter[rows])
+
+
 def turn_hue(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue of pictures (..., 3, H, W) in 0..1 in the HSV model, whose value and chroma
-    stay; `turns` as many dimensions."""
-    value, brightest = x.max(-3, keepdim=True)
-    chroma = value - x.amin(-3, keepdim=True)
-    # place on the wheel, 0..6: 0 red, 2 green, 4 blue
-    ahead, behind = x.roll(-1, -3).gather(-3, brightest), x.roll(-2, -3).gather(-3, brightest)
-    hue = 2 * brightest + (ahead - behind) / chroma.clamp(min=1e-6) + 6 * turns
-    # a channel lacks the more of the value, up to the chroma, the farther the hue is from its own
-    away = (hue - x.new_tensor([0.0, 2.0, 4.0]).view(3, 1, 1)).remainder(6)
-    return value - chroma * (torch.minimum(away, 6 - away) - 1).clamp(0, 1)
+    """Turn the hue of pictures (G, F, 3, H, W) by `turns` (G,) in the HSV model, whose value and
+    chroma (the highest channel, and how far above the lowest it is) stay."""
+    if turns.abs().max() > 1 / 6:  # farther than what follows holds
+        return turn_hue(turn_hue(x, turns / 2), turns / 2)
+    # No hue is computed. The middle channel moves by a share of the chroma; as far as it would pass
+    # the highest, that one falls instead, and the lowest rises likewise. So with d the step, and
+    # all clamped, middle becomes 2 middle - middle + d, high 2 high - middle - d, low the same way.
+    red, green, blue = x.unbind(2)
+    low = red.minimum(green).minimum(blue)[:, :, None]
+    high = red.maximum(green).maximum(blue)[:, :, None]
+    middle = (red + green).add_(blue)[:, :, None].sub_(low).sub_(high)
+    step = (high - low).mul_(_each(-6 * turns, x))
+    out = torch.empty_like(x)
+    for i in range(3):  # negative for the middle channel and positive for the others, or all turned
+        torch.sub(x[:, :, i - 2], x[:, :, i - 1], out=out[:, :, i])
+    out.sign_().mul_(step).sub_(middle).add_(x, alpha=2)
+    return torch.clamp(out, low, high, out=out)
+
+
+def solarise(x: Tensor, threshold: Tensor) -> Tensor:
+    """Invert of (G, F, 3, H, W) what is at least the threshold (G,); of differences the size,
+    never the sign: what stands still stays 0."""
+    size = x.abs()
+    return torch.where(size >= _each(threshold, x), x.sign() * (1 - size).clamp(min=0), x)
 
 
 def blur(x: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur of (G, F, 3, H, W), sigma (G,) > 0 in pixels; edges are mirrored."""
-    g, f, c, h, w = x.shape
+    f, c, h, w = x.shape[1:]
     reach = min(int(torch.ceil(3 * sigma.max())), h - 1, w - 1)
     at = torch.arange(-reach, reach + 1) / sigma[:, None]
     kernel = torch.exp(-0.5 * at**2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).to(x).repeat_interleave(f * c, dim=0)
-    x = F.pad(x.reshape(1, g * f * c, h, w), [reach] * 4, mode="reflect")
-    x = F.conv2d(x, kernel[:, None, :, None], groups=g * f * c)
-    return F.conv2d(x, kernel[:, None, None, :], groups=g * f * c).view(g, f, c, h, w)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).to(x)
+    x = F.pad(x.flatten(1, 2), [reach] * 4, mode="reflect").unflatten(1, (f, c))
+    for dim, length in ((3, h), (4, w)):  # conv2d would be compiled for each G
+        out = x.narrow(dim, 0, length) * _each(kernel[:, 0], x)
+        for i in range(1, 2 * reach + 1):
+            out.addcmul_(x.narrow(dim, i, length), _each(kernel[:, i], x))
+        x = out
+    return x
