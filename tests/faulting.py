@@ -1,4 +1,4 @@
-"""Stages of the course in a process of their own, in which something goes wrong; see test_faults.py.
+"""Stages of the course, each in a process of its own in which something goes wrong (test_faults.py).
 
 The process is forked from one that has imported everything (multiprocessing's forkserver), so that
 hundreds of them cost no more than their work. What goes wrong does so at the k-th *step*: a call
@@ -47,7 +47,8 @@ from vidlib.fetching import Archive
 from vidlib.settings import UserError
 
 # what commands import when they need it, and torch with its first optimiser
-LATE = (endtoend, evaluation, figures, studio, torch.optim.SGD([torch.zeros(1)], 0.1))
+LATE = (endtoend, evaluation, figures, studio, fetching.libraries())
+torch.optim.SGD([torch.zeros(1)], 0.1)
 PATIENCE = 60.0  # seconds for a stage that takes one at most
 NOBODY = 65534  # a user without rights
 SAMPLE = {"size": 32, "fps": 12.0, "background": "follow"}
