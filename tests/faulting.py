@@ -1,4 +1,4 @@
-"""Stages of the course, each in a process of its own in which something goes wrong (test_faults.py).
+"""Stages of the course, each in a process of its own in which something goes wrong: test_faults.py.
 
 The process is forked from one that has imported everything (multiprocessing's forkserver), so that
 hundreds of them cost no more than their work. What goes wrong does so at the k-th *step*: a call

@@ -26,7 +26,7 @@ import faulting
 import test_datasets
 from conftest import rounds
 from faulting import Told, attempt, kept
-from vidlib import checkpoints, encoders, settings, studio, video
+from vidlib import checkpoints, encoders, loop, settings, studio, video
 
 KILLS = 35  # at random moments, in each of the six stages: 210 in all
 server = test_datasets.server  # the fixture: a server on 127.0.0.1
@@ -375,6 +375,24 @@ def test_clips_that_another_process_has_just_drawn_are_not_in_the_way(
     assert kept(tmp_path) == right
 
 
+def test_an_unfinished_run_that_another_process_ends_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file goes between the look at its key and the reading."""
+    model, out = torch.nn.Linear(1, 1), tmp_path / "out.pth"
+    run = partial(loop.run, "a run", 3, lambda i: {"loss": float(i)}, {"model": model}, "key", out)
+    with pytest.raises(loop.Interrupted):
+        run(stop_at=1, progress=False)
+
+    def key(path: Path) -> str:
+        path.unlink()
+        return "key"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "stored_key", key)
+        assert [record["step"] for record in run(progress=False)] == [1, 2, 3]
+
+
 # -- names --
 
 ODD = {
@@ -418,6 +436,10 @@ def test_odd_names_of_clips_change_nothing(bench: Bench, homes: Callable[[], Pat
         told = attempt(stage, home, inputs)
         assert told and told.code == 0, told
         assert kept(home) == bench.right(stage).files
+    out = homes() / f"{'w' * 246}.pth"  # and .part, which makes 255, the most that there is
+    told = attempt("pretrain", homes(), inputs, f"--out={out}")
+    assert told and told.code == 0 and out.is_file(), told
+    video.write_video(out.with_suffix(".webm"), np.zeros((2, 16, 16, 3), np.uint8), 12)
     told = attempt("predict", homes(), inputs, "--json")
     assert told and told.code == 0 and told.said.count('"path"') == len(files), told
 
@@ -436,8 +458,10 @@ def test_names_that_no_disk_takes_are_one_line(
     check_refused(attempt("pretrain", home, bench.inputs, *more), odd)
 
 
-def test_loops_of_links_are_passed_over(bench: Bench, homes: Callable[[], Path]) -> None:
-    """As folders, as films, and as the folders that are named."""
+def test_loops_of_links_and_hidden_parts_are_passed_over(
+    bench: Bench, homes: Callable[[], Path]
+) -> None:
+    """Links as folders, as films, and as the folders that are named."""
     inputs = homes()
     shutil.copytree(bench.inputs, inputs)
     clips = inputs / "clips"
@@ -447,6 +471,7 @@ def test_loops_of_links_are_passed_over(bench: Bench, homes: Callable[[], Path])
         ("train/waving/gone.webm", clips / "nowhere.webm"),
     ]:  # fmt: skip
         (clips / link).symlink_to(target)
+    (clips / "train" / "waving" / ".part.webm").write_bytes(b"half a film")
     for stage in ("pretrain", "train"):
         home = homes()
         told = attempt(stage, home, inputs)

@@ -77,7 +77,11 @@ def run(
 
     def unfinished() -> Any:
         if part and checkpoints.stored_key(part) == run_key:
-            return checkpoints.load(part, "unfinished run", "delete it and start again")
+            try:
+                return checkpoints.load(part, "unfinished run", "delete it and start again")
+            except UserError:
+                if part.exists():
+                    raise  # else another process has just finished the same run
 
     if saved := distributed.from_first(unfinished):
         with checkpoints.sound(part or "", "delete it and start again"):
