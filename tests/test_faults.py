@@ -202,6 +202,16 @@ def test_after_kill_9_the_same_command_ends_as_if_nothing_had_been(
     print(f"{stage}: {len(steps)} kills at steps, {rounds(10)} in writes, {kills} at random")
 
 
+def test_what_a_run_left_that_was_killed_when_it_had_ended_goes(tmp_path: Path) -> None:
+    """Killed between the writing of its weights and the removal of what it went on from."""
+    out, part = tmp_path / "out.pth", tmp_path / "out.pth.part"
+    checkpoints.save(out, {"kind": "a run", "key": "one"})
+    for key in ("one", "two"):
+        checkpoints.save(part, {"kind": "unfinished run", "key": key})
+        assert loop.finished(out, "one") and not loop.finished(out, "two")
+        assert part.exists() == (key == "two")  # another run's is not its to remove
+
+
 # -- disks that are full, folders that vanish or are closed --
 
 
