@@ -311,6 +311,24 @@ def test_an_upload_that_stops_is_told(
     assert works(panel, small_video)
 
 
+def test_an_upload_that_does_not_fit_on_the_disk_is_told(
+    panel: PredictionPanel, small_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.open
+
+    def full(path: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        if mode == "ab":
+            raise OSError(28, "No space left on device", str(path))
+        return real(path, mode, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        give_file(panel, "mine.webm", small_video.read_bytes())
+    assert "mine.webm cannot be kept (No space left on device): free some space" in status(panel)
+    give_file(panel, "日" * 200 + ".webm", small_video.read_bytes())  # 605 bytes of a name
+    assert "press Predict" in status(panel) and works(panel, small_video)
+
+
 def test_work_can_be_cancelled_and_a_second_click_does_nothing(
     panel: PredictionPanel, small_video: Path
 ) -> None:

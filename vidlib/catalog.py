@@ -9,6 +9,7 @@ Layouts that are understood, below any root (letters' case does not matter):
 
 import csv
 import hashlib
+import io
 import os
 import re
 from collections import Counter
@@ -201,17 +202,14 @@ def _readable(rows: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str
 
 def write_csv(path: Path | str, clips: Iterable[Clip]) -> None:
     """Write a clips.csv with paths relative to its folder; moved into place when complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(f.name for f in fields(Clip))
-        for clip in clips:
-            where = PurePath(os.path.relpath(clip.path, path.parent)).as_posix()
-            rest = (getattr(clip, f.name) or "" for f in fields(Clip)[1:])
-            table.writerow([where, *rest])
-    os.replace(part, path)
+    path, text = Path(path), io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(f.name for f in fields(Clip))
+    for clip in clips:
+        where = PurePath(os.path.relpath(clip.path, path.parent)).as_posix()
+        rest = (getattr(clip, f.name) or "" for f in fields(Clip)[1:])
+        table.writerow([where, *rest])
+    settings.write(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def labelled(clips: Iterable[Clip]) -> list[Clip]:

@@ -4,12 +4,10 @@ belong together."""
 import contextlib
 import hashlib
 import json
-import os
-import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from . import encoders
-from .settings import MOST_PIXELS, PretrainConfig, TrainConfig, UserError
+from .settings import MOST_PIXELS, PretrainConfig, TrainConfig, UserError, write
 from .temporal import TemporalTransformer
 
 FORMAT = 1
@@ -40,28 +38,6 @@ def arrays_key(arrays: Sequence[NDArray[Any]]) -> str:
         digest.update(str(array.shape).encode())
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
-
-
-def write(path: Path, fill: Callable[[IO[bytes]], object], keep: bool = True) -> None:
-    """Write a file atomically: a reader sees the old one or the whole new one. UserError when the
-    disk is full or the folder read-only; nothing half-written is left. `keep=False` only tries:
-    better to know before hours of training than after."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            fill(file)
-        if keep:
-            os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise UserError(
-            f"{path} could not be written ({reason}): free some space, or name another folder"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def save(path: Path, content: Meta) -> None:

@@ -380,12 +380,12 @@ def _folds(args: argparse.Namespace) -> "list[Fold]":
 
 
 def run_predict(args: argparse.Namespace) -> int:
-    from . import video
+    from . import catalog, video
     from .predict import Predictor, VideoMAEPredictor
 
     files: list[Path] = []
     for path in args.paths:
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in video.VIDEO_SUFFIXES)
+        inside = list(catalog.videos(path))
         if path.is_dir() and not inside:
             raise UserError(f"{path} holds no video ({', '.join(video.VIDEO_SUFFIXES)})")
         if not path.exists():

@@ -101,8 +101,8 @@ def main() -> None:
         x = probes.pool(extract_features(encoder, asked, pre.sampling, device))
         labels = [str(c.action) for c in asked]
         figure, alt = figures.embedding(probes.tsne(x), labels, "t-SNE of unseen people's clips")
-        results.mkdir(parents=True, exist_ok=True)
-        (results / "tsne.png").write_bytes(figures.to_png(figure))
+        picture = figures.to_png(figure)
+        checkpoints.write(results / "tsne.png", lambda file: file.write(picture))
         return {"alt": alt}
 
     stages.run("4 look at the features (t-SNE)", look, checkpoints.key("look", meta["id"], data))

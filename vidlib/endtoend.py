@@ -60,7 +60,7 @@ def train_together(
         encoder and encoders.identity(encoder), list(people or ()), catalog.fingerprint(clips),
         motion.FORMAT,
     )  # fmt: skip
-    if out and checkpoints.stored_key(out) == run_key:
+    if out and loop.finished(out, run_key):
         model, stored = checkpoints.load_classifier(out, (meta or {}).get("encoder_id", ""))
         return stored["tuned"], model, stored["classes"], stored["history"]
     device = device or settings.device()

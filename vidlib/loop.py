@@ -77,7 +77,11 @@ def run(
 
     def unfinished() -> Any:
         if part and checkpoints.stored_key(part) == run_key:
-            return checkpoints.load(part, "unfinished run", "delete it and start again")
+            try:
+                return checkpoints.load(part, "unfinished run", "delete it and start again")
+            except UserError:
+                if part.exists():
+                    raise  # else another process has just finished the same run
 
     if saved := distributed.from_first(unfinished):
         with checkpoints.sound(part or "", "delete it and start again"):
@@ -169,3 +173,11 @@ def calibration(out: Path | None) -> Iterator[None]:
 def finish(out: Path) -> None:
     """Remove what an unfinished run left, once the weights are written."""
     out.with_name(out.name + ".part").unlink(missing_ok=True)
+
+
+def finished(out: Path, run_key: str) -> bool:
+    """Whether the weights of the run are written."""
+    done = checkpoints.stored_key(out) == run_key
+    if done and checkpoints.stored_key(out.with_name(out.name + ".part")) == run_key:
+        finish(out)  # it was stopped just before that
+    return done

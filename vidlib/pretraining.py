@@ -137,7 +137,7 @@ def pretrain(
     run_key = checkpoints.key(
         "pretrain", asdict(config), start, catalog.fingerprint(clips), motion.FORMAT
     )
-    if out and distributed.from_first(lambda: checkpoints.stored_key(out) == run_key):
+    if out and distributed.from_first(lambda: loop.finished(out, run_key)):
         encoder, meta = distributed.from_first(lambda: checkpoints.load_encoder(out))
         return encoder, meta["history"]
     device = device or settings.device()

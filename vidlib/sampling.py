@@ -1,10 +1,8 @@
 """Which frames a model sees: windows of a clip, padding masks, the cache of decoded frames."""
 
-import contextlib
 import hashlib
 import multiprocessing
 import os
-import uuid
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
@@ -12,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -205,26 +203,17 @@ class FrameCache:
         raise UserError(f"the cache {self.root} does not keep what is written: use another folder")
 
     def _store(self, key: str, frames: np.ndarray) -> None:
-        """Write to a name of its own, then move: no process ever sees a part of a file."""
-        part = self.root / f".{key}.{uuid.uuid4().hex}.part"
+        """No process ever sees a part of a file."""
+
+        def fill(file: IO[bytes]) -> None:
+            np.save(file, frames)
+            file.write(zlib.crc32(frames).to_bytes(4, "big"))
+
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                np.save(file, frames)
-                file.write(zlib.crc32(frames).to_bytes(4, "big"))
-            try:
-                os.replace(part, self.root / f"{key}.npy")
-            except PermissionError:  # Windows: another process has just written and mapped it
-                if self._load(key) is None:
-                    raise
-        except OSError as error:
-            raise UserError(
-                f"the cache {self.root} cannot be written ({error.strerror}): "
-                "free some space, or let VIDLIB_DATA name another folder"
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink()
+            settings.write(self.root / f"{key}.npy", fill)
+        except UserError:  # Windows: another process has just written and mapped it
+            if self._load(key) is None:
+                raise
 
     def build(
         self, paths: Iterable[Path | str], workers: int | None = None, progress: bool = True

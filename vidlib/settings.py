@@ -5,9 +5,11 @@ import os
 import platform
 import random
 import sys
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -239,6 +241,30 @@ def encoder_path() -> Path:
 def classifier_path() -> Path:
     """The learner's own Transformer."""
     return weights_dir() / "transformer_pose_classifier.pth"
+
+
+def write(path: Path, fill: Callable[[IO[bytes]], object], keep: bool = True) -> None:
+    """Write a file atomically: a reader sees the old one or the whole new one. UserError when the
+    disk is full or the folder read-only; nothing half-written is left. `keep=False` only tries:
+    better to know before hours of training than after."""
+    path = Path(path)
+    part = path.with_name(f".{uuid.uuid4().hex}.tmp")  # short, whatever the length of the name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            fill(file)
+        if keep:
+            os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        # NumPy and torch do not say why a write fell short
+        reason = getattr(error, "strerror", None) or "the disk is full, most likely"
+        raise UserError(
+            f"{path} could not be written ({reason}): free some space, or name another folder, "
+            "for example by VIDLIB_DATA"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def seed_everything(seed: int) -> None:

@@ -993,7 +993,6 @@ def _plan(profile: settings.Profile, seed: int) -> list[_Job]:
 
 def _draw_job(root: Path, job: _Job, size: int, fps: float, seconds: float, seed: int) -> None:
     frames = draw_clip(job.action, job.person, job.scene, job.take, size, fps, seconds, seed)
-    (root / job.path).parent.mkdir(parents=True, exist_ok=True)
     video.write_video(root / job.path, frames, fps)  # all or nothing, so that runs can resume
 
 
@@ -1025,12 +1024,6 @@ def _listed(table: Path) -> tuple[str, list[dict[str, str]]]:
         raise settings.UserError(
             f"{table} cannot be read ({error}): save it as CSV in UTF-8, or delete it"
         ) from error
-
-
-def _replace_text(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8", newline="")
-    os.replace(part, path)
 
 
 def make_dataset(
@@ -1067,9 +1060,11 @@ def make_dataset(
             if CLIP.fullmatch(name):  # whoever wrote these files, nothing else is deleted
                 (root / name).unlink(missing_ok=True)
         for path in (root / job.path for job in jobs):
-            if path.exists():
+            # another process that draws the same has written `memory` before its first clip
+            if path.exists() and _remembered(memory).get("key") != key:
                 raise settings.UserError(f"{path} is not the studio's but in its way: rename it")
-        _replace_text(memory, json.dumps({"key": key, "clips": [job.path for job in jobs]}))
+        state = {"key": key, "clips": [job.path for job in jobs]}
+        settings.write(memory, lambda file: file.write(json.dumps(state).encode()))
     missing = [job for job in jobs if not (root / job.path).exists()]
     workers = min(workers or os.cpu_count() or 1, max(1, len(missing) // 4))
     with contextlib.ExitStack() as stack:
@@ -1094,5 +1089,5 @@ def make_dataset(
     new = io.StringIO()
     csv.writer(new, lineterminator="\n").writerows([columns, *rows])
     if new.getvalue() != text:
-        _replace_text(table, new.getvalue())
+        settings.write(table, lambda file: file.write(new.getvalue().encode()))
     return table

@@ -71,7 +71,7 @@ def train_classifier(
         "train", asdict(config), list(labels), list(people or ()), checkpoints.arrays_key(features),
         *([checkpoints.arrays_key([v.numpy() for v in start.values()])] if start else []),
     )  # fmt: skip
-    if out and checkpoints.stored_key(out) == run_key:
+    if out and loop.finished(out, run_key):
         model, stored = checkpoints.load_classifier(out, (meta or {}).get("encoder_id", ""))
         return model, stored["classes"], stored["history"]
     device = device or settings.device()
@@ -175,7 +175,7 @@ def pretrain_features(
     run_key = checkpoints.key(
         "masked", asdict(config), steps, share, run, checkpoints.arrays_key(features)
     )
-    if out and checkpoints.stored_key(out) == run_key:
+    if out and loop.finished(out, run_key):
         stored = checkpoints.load(out, "masked features", "delete it and start again")
         return stored["state"], stored["history"]
     device = device or settings.device()

@@ -5,6 +5,7 @@ counted by reading them and files are read forward only. Times are the container
 """
 
 import contextlib
+import errno
 import math
 import os
 import re
@@ -314,7 +315,7 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> N
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise VideoError(f"{path} cannot be written ({error.strerror}): choose a folder") from error
-    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.webm")
+    part = path.with_name(f".{uuid.uuid4().hex}.webm")
     writer, shape = None, None
     try:
         for frame in frames:
@@ -326,8 +327,9 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> N
                     writer = cv2.VideoWriter(str(part.absolute()), code, fps, sides[::-1])
                 if not writer.isOpened():
                     raise VideoError(
-                        f"{path} cannot be written (no right to write there, or this OpenCV has no "
-                        "VP8 encoder): check the folder, then: pip install opencv-python"
+                        f"{path} cannot be written (no right or no space to write there, or this "
+                        "OpenCV has no VP8 encoder): check the folder, then: pip install "
+                        "opencv-python"
                     )
             if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape != shape:
                 raise VideoError(
@@ -340,8 +342,14 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> N
         if writer is None:
             raise VideoError(f"{path}: no frames to write: give at least one")
         writer.release()
-        _name_track(part)
-        os.replace(part, path)
+        try:
+            _name_track(part)
+            os.replace(part, path)
+        except OSError as error:
+            raise VideoError(
+                f"{path} cannot be written ({error.strerror}): free some space, or choose another "
+                "folder"
+            ) from error
     finally:
         if writer is not None:
             writer.release()
@@ -351,9 +359,13 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> N
 
 def _name_track(path: Path) -> None:
     """Give a .webm's one track the number 1 instead of a random one (Matroska's TrackUID, RFC
-    9559): the same frames are then the same bytes, and keys made of them hold on every machine."""
+    9559): the same frames are then the same bytes, and keys made of them hold on every machine.
+    OSError when the file is not as long as it says: OpenCV is silent about a full disk."""
     with path.open("r+b") as file:
         head = file.read(1024)
+        before, _, after = head.partition(b"\x18\x53\x80\x67\x01")  # all the rest is in there
+        if len(before) + 12 + int.from_bytes(after[:7], "big") != path.stat().st_size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if found := re.search(rb"\x73\xc5\x88(.{8})", head, re.DOTALL):
             # once where the track is described, once where its tags name it
             file.seek(0)

@@ -113,7 +113,7 @@ def _update(loss: Tensor, optimiser: torch.optim.Optimizer, step: int, steps: in
 
 def _finished(out: Path | None, run_key: str) -> list[Record] | None:
     """The history in a file made from the same settings and clips."""
-    if out and checkpoints.stored_key(out) == run_key:
+    if out and loop.finished(out, run_key):
         return checkpoints.load(out, published.KIND, "delete it")["history"]
     return None
 

@@ -203,8 +203,12 @@ class PredictionPanel(widgets.VBox):
             file, size = self._receiving
             at = file.stat().st_size
             if message["at"] == at and not self._stop:  # else it is of an upload before
-                with file.open("ab") as out:
-                    out.write(buffers[0])
+                try:
+                    with file.open("ab") as out:
+                        out.write(buffers[0])
+                except OSError as error:
+                    return self._end(f"{file.name} cannot be kept ({error.strerror}): free some "
+                                     "space, or give its path")  # fmt: skip
                 if at + len(buffers[0]) < size:
                     self.choose.send({"kind": "send", "at": at + len(buffers[0])})
         elif kind == "unreadable" and self._receiving:
@@ -273,7 +277,8 @@ class PredictionPanel(widgets.VBox):
     def _receive(self, name: str, size: int) -> None:
         """Have the page send a file, and take it."""
         self._forget()
-        path = self._folder / re.sub(r"[^\w.-]", "_", Path(name.replace("\\", "/")).name)
+        # its end: letters of up to four bytes, and a name may have 255
+        path = self._folder / re.sub(r"[^\w.-]", "_", Path(name.replace("\\", "/")).name)[-60:]
         if size > UPLOAD_LIMIT:
             raise UserError(
                 f"{path.name} is too large, {size / 1e6:.1f} MB: up to {UPLOAD_LIMIT // 10**6} MB "
