@@ -4,6 +4,8 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# what else pip is told; `make lowest` gives it
+VERSIONS :=
 PROFILE := $(or $(VIDLIB_PROFILE),standard)
 PYTHONS := $(or $(PYTHON),python3.11 python3 python3.12 python3.13)
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
