@@ -390,6 +390,7 @@ def test_git_ignores_the_learners_files_and_no_others(tmp_path: Path) -> None:
     shutil.copy2(REPO / ".gitignore", tmp_path)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     out = ["data/raw_videos/train/waving/1.mp4", "data/raw_videos/clips.csv", ".venv/bin/python",
+           ".venv-lowest/bin/python",
            "data/weights/ssl_feature_extractor.pth", "data/cache/frames/a.npy",
            "data/sets/kth/boxing/person01_boxing_d1_uncomp.avi"]  # fmt: skip
     kept = ["data/raw_videos/README.md", "data/weights/README.md", "notebooks/01_a.ipynb",
