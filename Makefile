@@ -4,6 +4,8 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# what else pip is told; `make lowest` gives it
+VERSIONS :=
 PROFILE := $(or $(VIDLIB_PROFILE),standard)
 PYTHONS := $(or $(PYTHON),python3.11 python3 python3.12 python3.13)
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -11,7 +13,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # name their interpreter by its whole path, would run the old folder's
 MOVED := $(shell [ ! -f $(STAMP) ] || [ "$$(cat $(STAMP))" = "$$(pwd -P)" ] || echo yes)
 
-.PHONY: help venv course test notebooks demo book bench soak clean FORCE
+.PHONY: help venv course test lowest notebooks demo book bench soak clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +30,11 @@ test: $(STAMP) ## lint, format, unit tests, every notebook and solution in the q
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	VIDLIB_PROFILE=quick $(BIN)/python -m pytest --durations=15
+
+lowest: ## the same in .venv-lowest, with the oldest versions that pyproject.toml allows
+	@mkdir -p build
+	@sed -nE 's/^ *"([[:alnum:]_-]+)[>=]=([0-9.]+).*/\1==\2/p' pyproject.toml > build/lowest.txt
+	@$(MAKE) VENV=.venv-lowest PYTHON="$(or $(PYTHON),python3.11)" VERSIONS="-c build/lowest.txt" test
 
 notebooks: $(STAMP) ## run the notebooks afresh in order and store their outputs (for authors)
 	@for notebook in $(sort $(wildcard notebooks/*.ipynb)) $(sort $(wildcard notebooks/solutions/*.ipynb)); do \
@@ -56,8 +63,8 @@ bench: $(STAMP) ## run the benchmarks (benchmarks/README.md says what they time)
 soak: $(STAMP) ## the long forms of the tests of which `make test` runs a twentieth
 	VIDLIB_PROFILE=quick VIDLIB_SOAK=1 $(BIN)/python -m pytest -m soak --durations=15
 
-clean: ## remove .venv and caches; clips, weights and results stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean: ## remove .venv, .venv-lowest and caches; clips, weights and results stay
+	rm -rf $(VENV) .venv-lowest build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	rm -rf data/cache/frames data/cache/features
 	find . -name __pycache__ -type d -not -path './data/*' -prune -exec rm -rf {} +
 
@@ -79,7 +86,7 @@ $(STAMP): pyproject.toml $(if $(MOVED),FORCE)
 	fi
 	@echo "installing packages into $(VENV): 2 to 15 minutes the first time, mostly torch (2 to 6 GB)"
 	@set -o pipefail; PIP_DISABLE_PIP_VERSION_CHECK=1 \
-	  $(BIN)/python -m pip install --progress-bar off -e '.[test]' 2>&1 | tee $(VENV)/pip.log \
+	  $(BIN)/python -m pip install --progress-bar off -e '.[test]' $(VERSIONS) 2>&1 | tee $(VENV)/pip.log \
 	  | while read -r line; do set -- $$line; case $$line in \
 	      *"("[0-9][0-9]*" MB)"|*"("[0-9]*" GB)") wheel=$${*: -3:1}; echo "  $${wheel%%-*} $${*: -2}";; \
 	      "Installing collected"*) echo "  all downloaded; unpacking";; \

@@ -16,9 +16,11 @@ import pytest
 import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import vidlib
-from vidlib import doctor
+from conftest import moving_square
+from vidlib import doctor, video
 from vidlib.settings import REPO
 
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -50,6 +52,17 @@ def test_every_package_has_a_lower_bound_that_is_installed() -> None:
         assert any(part.operator in (">=", "==") for part in requirement.specifier), requirement
         version = importlib.metadata.version(requirement.name)
         assert requirement.specifier.contains(version, prereleases=True), (requirement, version)
+
+
+def test_a_bound_above_has_its_reason_above_it() -> None:
+    text = (REPO / "pyproject.toml").read_text(encoding="utf-8")
+    lines, build = text.splitlines(), tomllib.loads(text)["build-system"]["requires"]
+    for listed in (build, PROJECT["dependencies"], *EXTRAS.values()):
+        for each in listed:
+            if all(part.operator == ">=" for part in Requirement(each).specifier):
+                continue
+            (at,) = (k for k, line in enumerate(lines) if f'"{each}"' in line)
+            assert lines[at - 1].lstrip().startswith("# "), f"{each}: why no newer one?"
 
 
 def test_the_project_names_what_exists() -> None:
@@ -152,17 +165,73 @@ def test_ruff_reads_notebooks_by_the_same_rules(tmp_path: Path) -> None:
     assert [each["code"] for each in json.loads(found)] == ["F821"]
 
 
+# every Python of a run, workers too, imports this: whom it would ask is written down, and refused
+WATCH = """
+import os, sys
+NAMES = {"socket.getaddrinfo": 0, "socket.gethostbyname": 0, "socket.gethostbyaddr": 0,
+         "socket.connect": 1, "socket.sendto": 1, "socket.sendmsg": 1}
+def watch(event, args):
+    if event not in NAMES:
+        return
+    where = args[NAMES[event]]
+    if isinstance(where, tuple):
+        where = where[0]
+    elif event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+        return  # a socket file, or a pair that is connected already
+    if where not in ("127.0.0.1", "localhost", "::1", None):
+        with open(os.environ["WATCHED"], "a") as file:
+            print(event, where, " ".join(sys.argv), file=file)
+        raise OSError("no network in this test")
+sys.addaudithook(watch)
+"""
+RUN = """
+import importlib, pkgutil, sys
+import vidlib
+from vidlib.cli import main
+for room in pkgutil.iter_modules(vidlib.__path__):
+    importlib.import_module(f"vidlib.{room.name}")
+for command in sys.argv[1:]:
+    assert main(command.split()) in (0, 1), command
+assert vidlib.PredictionPanel()
+"""
+
+
+def test_an_ordinary_run_asks_nobody_on_the_network(small_video: Path, tmp_path: Path) -> None:
+    """Neither vidlib nor what it imports: no telemetry, no look for a newer version."""
+    (tmp_path / "sitecustomize.py").write_text(WATCH)
+    watched = tmp_path / "watched"
+    path = os.pathsep.join((str(tmp_path), str(REPO), os.environ.get("PYTHONPATH", "")))
+    env = os.environ | {"VIDLIB_DATA": str(tmp_path), "WATCHED": str(watched), "PYTHONPATH": path}
+    for k, name in enumerate(("waving/a", "waving/b", "clapping/c", "clapping/d")):
+        to = tmp_path / "raw_videos" / "train" / f"{name}.webm"
+        to.parent.mkdir(parents=True, exist_ok=True)
+        video.write_video(to, moving_square(1 + k / 5), 25)
+    commands = ["doctor", "inspect", "pretrain --steps=2 --batch-clips=2 --size=32",
+                "embed", "train --steps=2", "train --finetune=1", "evaluate",
+                f"predict --json {small_video}"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *commands], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert not watched.exists(), watched.read_text()
+    ask = "import urllib.request; urllib.request.urlopen('http://example.invalid')"
+    subprocess.run([sys.executable, "-c", ask], env=env, capture_output=True)
+    assert "example.invalid" in watched.read_text(), "the watch itself works"
+
+
 # ------------------------------------------------------------------------------------- Makefile
 
 needs_make = pytest.mark.skipif(
     not (shutil.which("make") and shutil.which("bash")), reason="needs make and bash"
 )
 FAKE_PYTHON = """#!/bin/sh
-# stands for Python {version}: answers the version question, "builds" .venv, writes down the rest
+# stands for Python {version}: answers the version question, "builds" .venv with another of its kind
+# as ruff, writes down the rest
 case "$*" in
   "-c"*) [ {new_enough} = 1 ];;
   "--version") echo "Python {version}";;
-  "-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/python; echo "built by {version}" >> log;;
+  "-m venv"*) mkdir -p "$4/bin"; echo "built by {version}" >> log
+    cp "$0" "$4/bin/python"; cp "$0" "$4/bin/ruff";;
   *) echo "$VIDLIB_PROFILE: $*" >> log; [ ! -e broken ] || {{ echo "ERROR: no network"; exit 1; }};;
 esac
 """
@@ -176,7 +245,7 @@ class Room:
         self.folder.mkdir()
         self.bin.mkdir()
         for tool in ("bash", "sh", "make", "awk", "cat", "cp", "cut", "find", "grep", "mkdir",
-                     "rm", "tail", "tee", "env", "dirname"):  # fmt: skip
+                     "rm", "sed", "tail", "tee", "env", "dirname"):  # fmt: skip
             (self.bin / tool).symlink_to(shutil.which(tool))
         for name in ("Makefile", "pyproject.toml", ".ci/run"):
             (self.folder / name).parent.mkdir(exist_ok=True)
@@ -266,12 +335,30 @@ def test_a_broken_installation_stops_and_is_tried_again(room: Room) -> None:
 
 
 @needs_make
+def test_make_lowest_takes_every_lower_bound_as_the_version(room: Room) -> None:
+    room.python("python3", "3.13.1")
+    assert room.make("lowest").returncode != 0, "it takes Python 3.11, or what is named"
+    room.python("python3.11", "3.11.9")
+    done = room.make("lowest")
+    assert done.returncode == 0, done.stdout
+    built, install, *tests = room.log
+    assert (built, install) == ("built by 3.11.9", f"{INSTALL} -c build/lowest.txt")
+    assert tests == [": check .", ": format --check .", "quick: -m pytest --durations=15"]
+    assert not (room.folder / ".venv").exists()
+    exact = bounds((room.folder / "build" / "lowest.txt").read_text().splitlines())
+    for name, bound in bounds(PROJECT["dependencies"] + TESTS).items():
+        (low,) = (part.version for part in SpecifierSet(bound) if part.operator in (">=", "=="))
+        assert exact[name] == f"=={low}"
+
+
+@needs_make
 def test_make_clean_leaves_what_the_learner_made(room: Room) -> None:
     kept = ["data/raw_videos/train/waving/1.mp4", "data/weights/ssl_feature_extractor.pth",
             "data/weights/shipped/a.pth", "data/results/course.json", "notebooks/mine.ipynb",
             "data/raw_videos/train/__pycache__/odd.mp4"]  # fmt: skip
-    gone = [".venv/bin/python", "data/cache/frames/a.npy", "data/cache/features/a.npz",
-            "vidlib/__pycache__/a.pyc", ".pytest_cache/a", ".ruff_cache/a"]  # fmt: skip
+    gone = [".venv/bin/python", ".venv-lowest/bin/python", "data/cache/frames/a.npy",
+            "data/cache/features/a.npz", "vidlib/__pycache__/a.pyc", ".pytest_cache/a",
+            ".ruff_cache/a"]  # fmt: skip
     for name in kept + gone:
         (room.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (room.folder / name).touch()
@@ -284,7 +371,7 @@ def test_make_clean_leaves_what_the_learner_made(room: Room) -> None:
 @needs_make
 def test_make_help_lists_the_targets(room: Room) -> None:
     shown = room.make().stdout
-    for target in ("course", "test", "notebooks", "bench", "soak", "clean", "help"):
+    for target in ("course", "test", "lowest", "notebooks", "bench", "soak", "clean", "help"):
         assert re.search(rf"^  make {target} +\w", shown, re.MULTILINE), shown
 
 
@@ -303,6 +390,7 @@ def test_git_ignores_the_learners_files_and_no_others(tmp_path: Path) -> None:
     shutil.copy2(REPO / ".gitignore", tmp_path)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     out = ["data/raw_videos/train/waving/1.mp4", "data/raw_videos/clips.csv", ".venv/bin/python",
+           ".venv-lowest/bin/python",
            "data/weights/ssl_feature_extractor.pth", "data/cache/frames/a.npy",
            "data/sets/kth/boxing/person01_boxing_d1_uncomp.avi"]  # fmt: skip
     kept = ["data/raw_videos/README.md", "data/weights/README.md", "notebooks/01_a.ipynb",

@@ -554,6 +554,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """Answers for one model as the Hub does; any other is unknown."""
 
     root: Path
+    agents: set[str] = set()  # what those that asked said of themselves
 
     def do_HEAD(self) -> None:
         self.answer()
@@ -562,6 +563,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.answer()
 
     def answer(self) -> None:
+        self.agents.add(self.headers["User-Agent"])
         before = "/MCG-NJU/tiny/resolve/"
         file = self.root / self.path.rpartition("/")[2]
         if not self.path.startswith(before) or not file.is_file():
@@ -603,11 +605,15 @@ def test_a_model_of_the_hub_is_downloaded_and_answers(
     """In a process of its own: HF_ENDPOINT is read when the package is imported."""
     env = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     env |= {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
+    env.pop("HF_HUB_DISABLE_TELEMETRY", None)  # vidlib sets it
+    Hub.agents.clear()
     command = [sys.executable, "-m", "vidlib", "predict", "--videomae=MCG-NJU/tiny", "--json"]
     told = subprocess.run([*command, small_video], env=env, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     assert set(json.loads(told.stdout)["probabilities"]) == set(CLASSES)
     assert LICENCE in told.stderr and "MCG-NJU/tiny" in told.stderr
+    said = {part.strip().partition("/")[0] for agent in Hub.agents for part in agent.split(";")}
+    assert "hf_hub" in said and not said & {"torch", "agent", "tensorflow"}, Hub.agents
 
 
 @pytest.mark.filterwarnings("ignore:.*CC-BY-NC")

@@ -5,6 +5,7 @@ Knows names and files, no model: a state is a dict of parameters by name.
 
 import argparse
 import json
+import os
 import re
 import warnings
 from dataclasses import asdict
@@ -193,6 +194,8 @@ def _first(folder: Path, *names: str) -> Path:
 
 def _fetch(repo: str, *names: str) -> Path:
     """The first of these files that the Hub has of a model, downloaded once into its own cache."""
+    # read where the package is first imported: what else runs here is nothing to tell a server
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, utils
     except ImportError as error:

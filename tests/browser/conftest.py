@@ -99,7 +99,7 @@ def run_notebook_05(page: Any, lab: str) -> None:
     page.goto(f"{lab}/lab/tree/notebooks/05_predict.ipynb")
     page.get_by_text(IDLE).wait_for(timeout=2 * MINUTE)
     page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
+    page.locator("#jp-mainmenu-run").get_by_text("Run All Cells", exact=True).click()
 
 
 @pytest.fixture(scope="session")
