@@ -51,7 +51,8 @@ def model(c: Config, task: str, who: str) -> nn.Module:
     kind = Pretrainer if task.startswith("pre") else Classifier
     about = published.shape(their.config.to_dict(), "theirs")
     own = kind(Config(**about | {"classes": CLASSES}))
-    published.fill(own, published.from_transformers(their.state_dict()), "theirs")
+    state = published.from_transformers(their.state_dict())
+    own.load_state_dict(published.fitting(own, state, "theirs"))
     return own
 
 
