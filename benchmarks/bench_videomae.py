@@ -1,6 +1,6 @@
 """VideoMAE's forward and training step against `transformers`' with the same weights.
 
-    python benchmarks/bench_videomae.py [--small]
+    python benchmarks/bench_videomae.py [--small] [--only small base compiled]
 
 `transformers`' model with its plain ("eager") and its default attention ("sdpa"); both sides also
 through torch.compile. A training step is forward, backward and AdamW. Peak memory is what a fresh
@@ -103,73 +103,83 @@ def bytes_at_most(shape: str, task: str, who: str, batch: str, precision: str) -
     print(json.dumps(timing.peak() - before))
 
 
+def calls(page: timing.Section, shape: str, batch: int, rounds: int, small: bool) -> None:
+    """Seconds and memory of a forward and of the training steps, in both precisions."""
+    c, rows, memory = CONFIGS[shape], [], []
+    some = TASKS if shape == "small" and not small else (TASKS[0], TASKS[-1])
+    for task in some:
+        for precision in list(PRECISION)[: 1 if small else None]:
+            what = [f"{task}, {batch} clip{'s' * (batch > 1)}", precision]
+            ways = {who: work(c, task, who, batch, precision) for who in WHO}
+            first = {who: call() for who, call in ways.items()}
+            near = 1e-3 if precision == "float32" else 0.1
+            for who in WHO:
+                torch.testing.assert_close(
+                    first[who].float(), first["ours"].float(), atol=near, rtol=near
+                )
+            took = timing.in_turn(ways, rounds)
+            rows.append([*what, *(timing.brief(took[who]) for who in WHO),
+                         timing.ratio(took["eager"], took["ours"]),
+                         timing.ratio(took["sdpa"], took["ours"])])  # fmt: skip
+            print(*rows[-1], sep=" | ", flush=True)
+            del ways
+            most = [
+                timing.fresh(Path(__file__), "--peak", shape, task, who, str(batch), precision)
+                for who in WHO
+            ]
+            memory.append([*what, *(f"{m / 2**20:,.0f} MiB" for m in most),
+                           f"{most[0] / most[1]:.2f}", f"{most[0] / most[2]:.2f}"])  # fmt: skip
+            print(*memory[-1], sep=" | ", flush=True)
+    print()
+    page.table(("", "precision", "ours", "theirs, eager", "theirs, sdpa (their default)",
+                "over eager (range)", "over sdpa (range)"), rows)  # fmt: skip
+    page.say("Peak memory above the start, and ours in parts of theirs (under 1: less):")
+    page.say()
+    page.table(("", "precision", "ours", "theirs, eager", "theirs, sdpa", "of eager's",
+                "of sdpa's"), memory)  # fmt: skip
+
+
+def compiled(page: timing.Section, batch: int, rounds: int) -> None:
+    """The same through torch.compile, in float32."""
+    c, rows = CONFIGS["small"], []
+    for task in (TASKS[0], TASKS[-1]):
+        ways, first = {}, {}
+        for who in ("ours", "sdpa"):
+            ways[f"{who} plain"] = work(c, task, who, batch, "float32")
+            ways[f"{who} compiled"] = work(c, task, who, batch, "float32", True)
+            began = time.perf_counter()
+            ways[f"{who} compiled"]()
+            first[who] = time.perf_counter() - began
+        took = timing.in_turn(ways, rounds)
+        rows.append([f"{task}, {batch} clips", *(timing.brief(t) for t in took.values()),
+                     *(f"{first[who]:.0f} s" for who in first),
+                     timing.ratio(took["sdpa compiled"], took["ours compiled"])])  # fmt: skip
+        torch._dynamo.reset()
+    page.say("Also the seconds until the first compiled call is done:")
+    page.say()
+    page.table(("", "ours", "ours compiled", "theirs, sdpa", "theirs compiled", "ours first",
+                "theirs first", "compiled over compiled (range)"), rows)  # fmt: skip
+
+
+ABOUT = {
+    "small": "The course's shape (64 pixels, 16 frames, 512 tokens, width 192, 4 blocks). ",
+    "base": "The published shape (224 pixels, 1,568 tokens, width 768, 12 blocks). ",
+}
+
+
 def main() -> None:
-    small = timing.arguments(__doc__).small
-    # clips in a batch, rounds
-    sizes = {"small": (1, 1)} if small else {"small": (16, 9), "base": (1, 7)}
-    with timing.section("VideoMAE", ("torch", "transformers"), small) as page:
-        page.say(
-            "`small` is the course's (64 pixels, 16 frames, 512 tokens, width 192, 4 blocks), "
-            "`base` the published one (224 pixels, 1,568 tokens, width 768, 12 blocks). Both sides "
-            "have the same weights; logits and losses were compared before the clock ran."
-        )
-        page.say()
-        rows, memory, compiled = [], [], []
-        for shape, (batch, rounds) in sizes.items():
-            c = CONFIGS[shape]
-            for task in TASKS[:: 2 if small else 1]:
-                for precision in list(PRECISION)[: 1 if small else None]:
-                    what = [f"{shape}, {task}, {batch} clip{'s' * (batch > 1)}", precision]
-                    ways = {who: work(c, task, who, batch, precision) for who in WHO}
-                    first = {who: call() for who, call in ways.items()}
-                    near = 1e-3 if precision == "float32" else 0.1
-                    for who in WHO:
-                        torch.testing.assert_close(
-                            first[who].float(), first["ours"].float(), atol=near, rtol=near
-                        )
-                    took = timing.in_turn(ways, rounds)
-                    rows.append([*what, *(timing.brief(took[who]) for who in WHO),
-                                 timing.ratio(took["eager"], took["ours"]),
-                                 timing.ratio(took["sdpa"], took["ours"])])  # fmt: skip
-                    print(*rows[-1], sep=" | ", flush=True)
-                    del ways
-                    most = [
-                        timing.fresh(Path(__file__), "--peak", shape, task, who, str(batch),
-                                     precision)
-                        for who in WHO
-                    ]  # fmt: skip
-                    memory.append([*what, *(f"{m / 2**20:,.0f} MiB" for m in most),
-                                   f"{most[0] / most[1]:.2f}",
-                                   f"{most[0] / most[2]:.2f}"])  # fmt: skip
-                    print(*memory[-1], sep=" | ", flush=True)
-                if small or (shape == "base" and task != "classify"):
-                    continue
-                calls, first = {}, {}
-                for who in ("ours", "sdpa"):
-                    calls[f"{who} plain"] = work(c, task, who, batch, "float32")
-                    calls[f"{who} compiled"] = work(c, task, who, batch, "float32", True)
-                    began = time.perf_counter()
-                    calls[f"{who} compiled"]()
-                    first[who] = time.perf_counter() - began
-                took = timing.in_turn(calls, rounds)
-                compiled.append([f"{shape}, {task}, {batch} clip{'s' * (batch > 1)}",
-                                 *(timing.brief(t) for t in took.values()),
-                                 *(f"{first[who]:.0f} s" for who in first)])  # fmt: skip
-                print(*compiled[-1], sep=" | ", flush=True)
-                del calls
-                torch._dynamo.reset()
-        print()
-        page.table(("", "precision", "ours", "theirs, eager", "theirs, sdpa (their default)",
-                    "over eager (range)", "over sdpa (range)"), rows)  # fmt: skip
-        page.say("Peak memory above the start, and ours in parts of theirs (under 1: less):")
-        page.say()
-        page.table(("", "precision", "ours", "theirs, eager", "theirs, sdpa", "of eager's",
-                    "of sdpa's"), memory)  # fmt: skip
-        if compiled:
-            page.say("`torch.compile`, float32, and seconds until the first compiled call is done:")
+    asked = timing.arguments(__doc__, ("small", "base", "compiled"))
+    small = asked.small
+    for part in asked.only[: 1 if small else None]:
+        with timing.section(f"VideoMAE, {part}", ("torch", "transformers"), small) as page:
+            if part == "compiled":
+                compiled(page, 16, 7)
+                continue
+            page.say(ABOUT[part] + "Both sides have the same weights; logits and losses were "
+                     "compared before the clock ran.")  # fmt: skip
             page.say()
-            page.table(("", "ours", "ours compiled", "theirs, sdpa", "theirs compiled",
-                        "ours first", "theirs first"), compiled)  # fmt: skip
+            batch = 16 if part == "small" and not small else 1
+            calls(page, part, batch, 1 if small else 7, small)
 
 
 if __name__ == "__main__":

@@ -32,10 +32,15 @@ of the machine took meanwhile: a single figure of a run beside much other work s
 ROUNDS = 7
 
 
-def arguments(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """`--small`: seconds instead of minutes, and nothing is written."""
+def arguments(
+    doc: str | None, parts: Sequence[str] = (), argv: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """`--small`: seconds instead of minutes, and nothing is written; `--only`: some of the parts,
+    each of which is a section of its own."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="a trial of seconds; writes nothing")
+    if parts:
+        parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
     return parser.parse_args(argv)
 
 

@@ -55,14 +55,11 @@ def bootstrap_by_person(
 ) -> tuple[float, float]:
     """95 % interval of the accuracy, drawing people, not clips: clips of one person are alike, and
     counting them as independent would make the interval too narrow."""
-    names = sorted(set(people))
-    groups = [np.flatnonzero([p == name for p in people]) for name in names]
+    _, who = np.unique(people, return_inverse=True)
+    clips, right = np.bincount(who), np.bincount(who, correct)
     rng = np.random.default_rng(seed)
-    means = [
-        correct[np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])]
-        .mean()
-        for _ in range(draws)
-    ]  # fmt: skip
+    drawn = [rng.integers(len(clips), size=len(clips)) for _ in range(draws)]
+    means = [right[some].sum() / clips[some].sum() for some in drawn]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
