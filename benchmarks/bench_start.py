@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import timing
 
-from vidlib import probes, settings, studio, video
+from vidlib import motion, probes, settings, studio, video
 
 IMPORTS = "import torch, torchvision, cv2"
 
@@ -64,12 +64,18 @@ def kernel(page: timing.Section, clip: Path, rounds: int) -> None:
     predictor = Predictor()
     frames, _ = video.read_frames(clip)
     fps = video.info(clip).fps
+    (grid, _), *_ = predictor._segments(clip, None)
+    (pictures, _), *_ = predictor.pictures(clip)
     took = timing.in_turn(
         {
             "load the weights": Predictor,
             "predict a file": lambda: predictor.predict(clip),
             "predict frames in memory": lambda: predictor.predict(frames, fps),
-            "decode the file alone": lambda: video.read_frames(clip),
+            "of that: decode to the grid": lambda: list(predictor._segments(clip, None)),
+            "of that: hold still, subtract, follow": lambda: motion.prepare(
+                grid, predictor.sampling["size"], predictor.sampling["background"]
+            ),
+            "of that: encode": lambda: predictor.features(pictures),
         },
         3 * rounds,
         warm=2,

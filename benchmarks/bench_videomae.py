@@ -173,12 +173,12 @@ def main() -> None:
     for part in asked.only[: 1 if small else None]:
         with timing.section(f"VideoMAE, {part}", ("torch", "transformers"), small) as page:
             if part == "compiled":
-                compiled(page, 16, 7)
+                compiled(page, 4, 7)
                 continue
             page.say(ABOUT[part] + "Both sides have the same weights; logits and losses were "
                      "compared before the clock ran.")  # fmt: skip
             page.say()
-            batch = 16 if part == "small" and not small else 1
+            batch = 4 if part == "small" and not small else 1
             calls(page, part, batch, 1 if small else 7, small)
 
 
