@@ -23,6 +23,12 @@ __all__ = ["CONFIGS", "Classifier", "Config", "Pretrainer", "VideoMAE", "normali
            "parameter_groups", "split", "tube_mask"]  # fmt: skip
 
 
+# keys up to which attention in bfloat16 on a CPU is written out: torch's fused kernel takes two to
+# three times as long there (512 keys, forward and backward), as long from about 1,500 on, and the
+# weights of so few keys are little memory
+WRITTEN_OUT = 1024
+
+
 class Attention(nn.Module):
     """Multi-head attention, one matrix for queries, keys and values; keys have no bias, which
     would cancel in the softmax: (B, N, C) -> (B, N, C)."""
@@ -49,7 +55,12 @@ class Attention(nn.Module):
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.scaled_dot_product_attention(*self._qkv(x))
+        q, k, v = self._qkv(x)
+        if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.shape[2] <= WRITTEN_OUT:
+            with torch.autocast("cpu", enabled=False):  # or the weights would be kept in float32
+                x = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
+        else:
+            x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
