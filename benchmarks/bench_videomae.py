@@ -1,6 +1,6 @@
 """VideoMAE's forward and training step against `transformers`' with the same weights.
 
-    python benchmarks/bench_videomae.py [--small] [--only small base compiled]
+    python benchmarks/bench_videomae.py [--small] [--only small base memory compiled]
 
 `transformers`' model with its plain ("eager") and its default attention ("sdpa"); both sides also
 through torch.compile. A training step is forward, backward and AdamW. Peak memory is what a fresh
@@ -10,7 +10,7 @@ process holds at most while it does it twice, above what it held before.
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,40 +103,54 @@ def bytes_at_most(shape: str, task: str, who: str, batch: str, precision: str) -
     print(json.dumps(timing.peak() - before))
 
 
-def calls(page: timing.Section, shape: str, batch: int, rounds: int, small: bool) -> None:
-    """Seconds and memory of a forward and of the training steps, in both precisions."""
-    c, rows, memory = CONFIGS[shape], [], []
-    some = TASKS if shape == "small" and not small else (TASKS[0], TASKS[-1])
-    for task in some:
+def cases(shape: str, small: bool) -> Iterator[tuple[str, str, int]]:
+    """Task, precision and clips in a batch of what is measured of a shape."""
+    for task in TASKS if shape == "small" and not small else (TASKS[0], TASKS[-1]):
         for precision in list(PRECISION)[: 1 if small else None]:
-            what = [f"{task}, {batch} clip{'s' * (batch > 1)}", precision]
-            ways = {who: work(c, task, who, batch, precision) for who in WHO}
-            first = {who: call() for who, call in ways.items()}
-            near = 1e-3 if precision == "float32" else 0.1
-            for who in WHO:
-                torch.testing.assert_close(
-                    first[who].float(), first["ours"].float(), atol=near, rtol=near
-                )
-            took = timing.in_turn(ways, rounds)
-            rows.append([*what, *(timing.brief(took[who]) for who in WHO),
+            yield task, precision, 4 if shape == "small" and not small else 1
+
+
+def seconds(page: timing.Section, shape: str, small: bool) -> None:
+    """A forward and the training steps of a shape, in both precisions."""
+    c, rows = CONFIGS[shape], []
+    for task, precision, batch in cases(shape, small):
+        what = [f"{task}, {batch} clip{'s' * (batch > 1)}", precision]
+        ways = {who: work(c, task, who, batch, precision) for who in WHO}
+        first = {who: call() for who, call in ways.items()}
+        near = 1e-3 if precision == "float32" else 0.1
+        for who in WHO:
+            torch.testing.assert_close(
+                first[who].float(), first["ours"].float(), atol=near, rtol=near
+            )
+        took = timing.in_turn(ways, 1 if small else 7)
+        rows.append([*what, *(timing.brief(took[who]) for who in WHO),
                          timing.ratio(took["eager"], took["ours"]),
                          timing.ratio(took["sdpa"], took["ours"])])  # fmt: skip
-            print(*rows[-1], sep=" | ", flush=True)
-            del ways
+        print(*rows[-1], sep=" | ", flush=True)
+        del ways
+    print()
+    page.table(("", "precision", "ours", "theirs, eager", "theirs, sdpa (their default)",
+                "over eager (range)", "over sdpa (range)"), rows)  # fmt: skip
+
+
+def memory(page: timing.Section, small: bool) -> None:
+    """The most that a process holds above what it held before, doing it twice."""
+    rows = []
+    for shape in ("small",) if small else ("small", "base"):
+        for task, precision, batch in cases(shape, small):
             most = [
                 timing.fresh(Path(__file__), "--peak", shape, task, who, str(batch), precision)
                 for who in WHO
             ]
-            memory.append([*what, *(f"{m / 2**20:,.0f} MiB" for m in most),
-                           f"{most[0] / most[1]:.2f}", f"{most[0] / most[2]:.2f}"])  # fmt: skip
-            print(*memory[-1], sep=" | ", flush=True)
+            rows.append([f"{shape}, {task}, {batch} clip{'s' * (batch > 1)}", precision,
+                         *(f"{m / 2**20:,.0f} MiB" for m in most),
+                         f"{most[0] / most[1]:.2f}", f"{most[0] / most[2]:.2f}"])  # fmt: skip
+            print(*rows[-1], sep=" | ", flush=True)
     print()
-    page.table(("", "precision", "ours", "theirs, eager", "theirs, sdpa (their default)",
-                "over eager (range)", "over sdpa (range)"), rows)  # fmt: skip
     page.say("Peak memory above the start, and ours in parts of theirs (under 1: less):")
     page.say()
     page.table(("", "precision", "ours", "theirs, eager", "theirs, sdpa", "of eager's",
-                "of sdpa's"), memory)  # fmt: skip
+                "of sdpa's"), rows)  # fmt: skip
 
 
 def compiled(page: timing.Section, batch: int, rounds: int) -> None:
@@ -168,18 +182,20 @@ ABOUT = {
 
 
 def main() -> None:
-    asked = timing.arguments(__doc__, ("small", "base", "compiled"))
-    small = asked.small
-    for part in asked.only[: 1 if small else None]:
-        with timing.section(f"VideoMAE, {part}", ("torch", "transformers"), small) as page:
+    asked = timing.arguments(__doc__, ("small", "base", "memory", "compiled"))
+    for part in asked.only:
+        if asked.small and part in ("base", "compiled"):
+            continue
+        with timing.section(f"VideoMAE, {part}", ("torch", "transformers"), asked.small) as page:
             if part == "compiled":
                 compiled(page, 4, 7)
-                continue
-            page.say(ABOUT[part] + "Both sides have the same weights; logits and losses were "
-                     "compared before the clock ran.")  # fmt: skip
-            page.say()
-            batch = 4 if part == "small" and not small else 1
-            calls(page, part, batch, 1 if small else 7, small)
+            elif part == "memory":
+                memory(page, asked.small)
+            else:
+                page.say(ABOUT[part] + "Both sides have the same weights; logits and losses were "
+                         "compared before the clock ran.")  # fmt: skip
+                page.say()
+                seconds(page, part, asked.small)
 
 
 if __name__ == "__main__":
