@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,15 @@ def theirs(c: Config, task: str, attention: str) -> nn.Module:
     return getattr(transformers, kind)(config)
 
 
-def model(c: Config, task: str, who: str) -> nn.Module:
-    """Both sides with the same weights: `transformers`' own beginning."""
+def model(c: Config, task: str, who: str, same: bool = True) -> nn.Module:
+    """Both sides with the same weights: `transformers`' own beginning. Not the `same`: ours
+    alone, since memory that theirs has left behind would serve it."""
+    kind = Pretrainer if task.startswith("pre") else Classifier
+    if who == "ours" and not same:
+        return kind(replace(c, classes=CLASSES, mean_pool=True))
     their = theirs(c, task, who if who != "ours" else "sdpa")
     if who != "ours":
         return their
-    kind = Pretrainer if task.startswith("pre") else Classifier
     about = published.shape(their.config.to_dict(), "theirs")
     own = kind(Config(**about | {"classes": CLASSES}))
     state = published.from_transformers(their.state_dict())
@@ -57,10 +61,16 @@ def model(c: Config, task: str, who: str) -> nn.Module:
 
 
 def work(
-    c: Config, task: str, who: str, batch: int, precision: str, compiled: bool = False
+    c: Config,
+    task: str,
+    who: str,
+    batch: int,
+    precision: str,
+    compiled: bool = False,
+    same: bool = True,
 ) -> Callable[[], torch.Tensor]:
     """One forward (its logits) or one training step (its loss)."""
-    net = model(c, task, who).train(task != "classify")
+    net = model(c, task, who, same).train(task != "classify")
     run = torch.compile(net) if compiled else net
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(batch, c.frames, 3, c.size, c.size, generator=generator)
@@ -96,7 +106,7 @@ def work(
 
 def bytes_at_most(shape: str, task: str, who: str, batch: str, precision: str) -> None:
     """In a process of its own."""
-    call = work(CONFIGS[shape], task, who, int(batch), precision)
+    call = work(CONFIGS[shape], task, who, int(batch), precision, same=False)
     before = timing.held()
     call()
     call()
