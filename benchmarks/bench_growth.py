@@ -205,13 +205,14 @@ def draw(kept: dict[str, dict[str, list[Point]]], path: Path) -> None:
             for (name, curve), marker in zip(curves.items(), "os^vDPX", strict=False):
                 y = [p[1] if row == 0 else max(p[2] / 2**20, 0.1) for p in curve]
                 axis.loglog([p[0] for p in curve], y, marker=marker, ms=4, label=name)
-            axis.autoscale(False)
+            axis.set(xlim=axis.get_xlim(), ylim=axis.get_ylim())  # as the curves have it
             for start in 10.0 ** np.arange(-8, 6):
                 axis.plot([1, 1e6], [start, start * 1e6], color="0.9", lw=0.7, zorder=0)
             axis.set_ylabel(unit)
-        axes[0, column].legend(fontsize=7)
+        if curves:
+            axes[0, column].legend(fontsize=7)
         axes[1, column].set_xlabel(what)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=64)
     plt.close(figure)
 
 

@@ -57,8 +57,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self._qkv(x)
         if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.shape[2] <= WRITTEN_OUT:
+            q = q * q.shape[-1] ** -0.5
             with torch.autocast("cpu", enabled=False):  # or the weights would be kept in float32
-                x = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
+                clips = zip(q, k, v, strict=True)  # one after the other: less memory, and cached
+                x = torch.stack([(q @ k.mT).softmax(-1) @ v for q, k, v in clips])
         else:
             x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
