@@ -239,12 +239,12 @@ def test_a_perfect_prediction_reconstructs_the_clip(norm_pix: bool) -> None:
     assert grey.dtype == torch.uint8 and not torch.equal(grey, frames.permute(0, 1, 4, 2, 3))
 
 
-@pytest.mark.parametrize("most", [0, videomae.WRITTEN_OUT])
+@pytest.mark.parametrize("most", [0, videomae.IN_TRAINING])
 def test_attention_in_bfloat16_is_that_of_float32(
     most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the fused kernel and written out: outputs and gradients, to bfloat16's three digits."""
-    monkeypatch.setattr(videomae, "WRITTEN_OUT", most)
+    monkeypatch.setattr(videomae, "IN_TRAINING", most)
     torch.manual_seed(0)
     attention, x = videomae.Attention(48, 3), torch.randn(2, 40, 48)
     told = []

@@ -23,10 +23,10 @@ __all__ = ["CONFIGS", "Classifier", "Config", "Pretrainer", "VideoMAE", "normali
            "parameter_groups", "split", "tube_mask"]  # fmt: skip
 
 
-# keys up to which attention in bfloat16 on a CPU is written out: torch's fused kernel takes two to
-# three times as long there (512 keys, forward and backward), as long from about 1,500 on, and the
-# weights of so few keys are little memory
-WRITTEN_OUT = 1024
+# keys up to which attention in bfloat16 on a CPU is written out. torch's fused kernel takes two to
+# three times as long at 512, forward and backward; at 1,568 as long forward, which is all that
+# answering needs and saves memory, and a seventh longer with the way back, so training goes on to
+WRITTEN_OUT, IN_TRAINING = 1024, 2048
 
 
 class Attention(nn.Module):
@@ -56,7 +56,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self._qkv(x)
-        if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.shape[2] <= WRITTEN_OUT:
+        few = IN_TRAINING if q.requires_grad else WRITTEN_OUT
+        if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.shape[2] <= few:
             q = q * q.shape[-1] ** -0.5
             with torch.autocast("cpu", enabled=False):  # or the weights would be kept in float32
                 clips = zip(q, k, v, strict=True)  # one after the other: less memory, and cached
