@@ -8,12 +8,13 @@ Playwright's own (some hundredths) among them.
 """
 
 import re
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import timing
 
 from vidlib import settings, studio
 
@@ -53,10 +54,16 @@ def answered(page: Any, clip: int) -> float:
 
 
 def main() -> None:
+    if not CHROMIUM:
+        print("no Chromium here (apt-get install chromium): the panel is left out")
+        return
+    with timing.section("The panel", ("jupyterlab", "ipywidgets", "playwright"), False) as page:
+        measure(page)
+
+
+def measure(section: timing.Section) -> None:
     from playwright.sync_api import sync_playwright
 
-    if not CHROMIUM:
-        sys.exit("no Chromium here: apt-get install chromium")
     studio.make_dataset()
     standing, answers = [], []
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
@@ -71,10 +78,11 @@ def main() -> None:
                 clips = page.locator(".vidlib-clips label").count()
                 answers = [answered(page, (k + 1) % clips) for k in range(CLICKS + 1)]
         chromium.close()
-    print("opening notebook 05 to the panel standing, s:",
-          ", ".join(f"{s:.1f}" for s in standing))  # fmt: skip
-    print(f"click to answer, s: the first {answers[0]:.2f}, then median of {CLICKS}"
-          f" {statistics.median(answers[1:]):.2f} (up to {max(answers[1:]):.2f})")  # fmt: skip
+    section.table(("", "median", "range"),
+                  [[what, timing.brief(t), f"{min(t):.2f} to {max(t):.2f} s"]
+                   for what, t in (("notebook 05, opened to the panel standing", standing),
+                                   ("the first click to its answer", answers[:1]),
+                                   (f"the {CLICKS} after it", answers[1:]))])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a large data set is reckoned from: processor seconds of one core for a clip of ten seconds,
 and for a step of pre-training alone and in each of two processes that share it.
 
-    python benchmarks/bench_processes.py
+    python benchmarks/bench_processes.py [--small]
 
 The clip is drawn, 340 x 256 pixels at 25 frames per second (VP8), a usual form of Kinetics.
 """
@@ -17,12 +17,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+import timing
 import torch
 
 from vidlib import encoders, features, sampling, settings, studio, video
 
 SECONDS, FPS, SIDES = 10, 25, (256, 340)
-TRIES, STEPS = 5, 12
+TRIES, STEPS = 7, 12
 TRAIN = """
 import statistics, sys, time
 from vidlib import catalog, distributed, pretraining
@@ -73,27 +74,34 @@ def steps(count: int) -> str:
 
 
 def main() -> None:
+    small = timing.arguments(__doc__).small
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     cpu = torch.device("cpu")
-    print(settings.machine(cpu), "bfloat16" if settings.has_fast_bfloat16(cpu) else "float32")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "film.webm"
-        video.write_video(path, film(), FPS)
-        print(f"clip: {path.stat().st_size / 1e6:.2f} MB; seconds of one core, median (range):")
-        cache = sampling.FrameCache(Path(folder), background="follow")
-        print("open, first frame:", core_seconds(lambda: video.read_frames(path, max_frames=1)))
-        print("decode and follow:", core_seconds(lambda: cache._decode(path)))
-        frames = cache.frames(path)
-    for name in ("resnet8", "resnet18"):
-        encoder = encoders.build(name).eval()
-        x = core_seconds(lambda e=encoder: features.encode(e, frames, "follow", cpu))
-        print(f"encode by {name}, {len(frames)} frames of {frames.shape[1]} pixels:", x)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["VIDLIB_DATA"] = folder
-        studio.make_dataset(profile=settings.profile("quick"), progress=False)
-        for count in (1, 2):
-            print(f"a step of 256 views in {count} process(es), each:", steps(count))
+    with timing.section("Processor seconds", ("torch", "opencv-python"), small) as page:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "film.webm"
+            video.write_video(path, film(), FPS)
+            precision = "bfloat16" if settings.has_fast_bfloat16(cpu) else "float32"
+            page.say("Seconds of one core, median (range); the clip has ten seconds, "
+                     f"{path.stat().st_size / 1e6:.2f} MB; steps in {precision}.")  # fmt: skip
+            cache = sampling.FrameCache(Path(folder), background="follow")
+            rows = [
+                ["open, first frame", core_seconds(lambda: video.read_frames(path, max_frames=1))],
+                ["decode and follow", core_seconds(lambda: cache._decode(path))],
+            ]
+            frames = cache.frames(path)
+        for name in ("resnet8", "resnet18"):
+            encoder = encoders.build(name).eval()
+            x = core_seconds(lambda e=encoder: features.encode(e, frames, "follow", cpu))
+            rows.append([f"encode by {name}, {len(frames)} frames of {frames.shape[1]} pixels", x])
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["VIDLIB_DATA"] = folder
+            studio.make_dataset(profile=settings.profile("quick"), progress=False)
+            for count in (1,) if small else (1, 2):
+                rows.append([f"a step of 256 views in {count} process(es), each", steps(count)])
+        page.say()
+        page.table(("", "seconds"), rows)
 
 
 if __name__ == "__main__":

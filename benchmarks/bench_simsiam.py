@@ -146,7 +146,7 @@ def epoch(
 
 def main() -> None:
     small = timing.arguments(__doc__).small
-    steps, rounds = (2, 1) if small else (10, 7)
+    steps, rounds = (1, 1) if small else (6, 7)
     fast = settings.has_fast_bfloat16(CPU)
     packages = ("torch", "torchvision", "lightly")
     with (

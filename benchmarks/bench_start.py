@@ -1,7 +1,7 @@
 """What one waits for: imports, `--help`, a prediction from process start to answer and inside a
 running kernel; drawing clips; t-SNE.
 
-    python benchmarks/bench_start.py [--small]
+    python benchmarks/bench_start.py [--small] [--only start drawing t-SNE]
 
 Each process is a fresh one. Beside the waits stands what cannot be less: Python alone, or Python
 with torch and OpenCV imported.
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import timing
 
-from vidlib import probes, settings, studio, video
+from vidlib import motion, probes, settings, studio, video
 
 IMPORTS = "import torch, torchvision, cv2"
 
@@ -64,12 +64,18 @@ def kernel(page: timing.Section, clip: Path, rounds: int) -> None:
     predictor = Predictor()
     frames, _ = video.read_frames(clip)
     fps = video.info(clip).fps
+    (grid, _), *_ = predictor._segments(clip, None)
+    (pictures, _), *_ = predictor.pictures(clip)
     took = timing.in_turn(
         {
             "load the weights": Predictor,
             "predict a file": lambda: predictor.predict(clip),
             "predict frames in memory": lambda: predictor.predict(frames, fps),
-            "decode the file alone": lambda: video.read_frames(clip),
+            "of that: decode to the grid": lambda: list(predictor._segments(clip, None)),
+            "of that: hold still, subtract, follow": lambda: motion.prepare(
+                grid, predictor.sampling["size"], predictor.sampling["background"]
+            ),
+            "of that: encode": lambda: predictor.features(pictures),
         },
         3 * rounds,
         warm=2,
@@ -108,30 +114,36 @@ def drawing(page: timing.Section, rounds: int, small: bool) -> None:
 def maps(page: timing.Section, rounds: int, small: bool) -> None:
     rng = np.random.default_rng(0)
     rows = []
-    for n in (100,) if small else (192, 576, 2000, 5000):
+    for n in (100,) if small else (192, 576, 2000):
         # eight clouds in 512 dimensions, as wide as pooled features are
         x = rng.normal(size=(8, 512))[rng.integers(8, size=n)] + rng.normal(size=(n, 512))
         x = x.astype(np.float32)
-        took = timing.in_turn({"t-SNE": lambda x=x: probes.tsne(x)},
-                              rounds if n < 1000 else 3, warm=int(n < 1000))  # fmt: skip
-        rows.append([f"{n}", timing.brief(took["t-SNE"]), f"{len(took['t-SNE'])}"])
-    page.say("t-SNE of clips' pooled features (512 numbers each):")
+        took = timing.in_turn({"t-SNE": lambda x=x: probes.tsne(x)}, rounds)["t-SNE"]
+        rows.append([f"{n}", timing.brief(took), f"{min(took):.2f} to {max(took):.2f} s"])
+    page.say("t-SNE of clips' pooled features (512 numbers each), scikit-learn's:")
     page.say()
-    page.table(("clips", "median", "rounds"), rows)
+    page.table(("clips", "median", "range"), rows)
+
+
+def waits(page: timing.Section, rounds: int, small: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        clip = Path(folder) / "clip.webm"
+        video.write_video(clip, studio.draw_clip("waving", 10_007, 10_007, 0), 16.0)
+        starts(page, clip, rounds)
+        kernel(page, clip, rounds)
+
+
+PARTS = {"start": ("Start and predict", waits), "drawing": ("Drawing", drawing),
+         "t-SNE": ("t-SNE", maps)}  # fmt: skip
 
 
 def main() -> None:
-    small = timing.arguments(__doc__).small
-    rounds = 1 if small else 9
+    asked = timing.arguments(__doc__, [*PARTS])
     packages = ("torch", "torchvision", "opencv-python", "scikit-learn", "numpy")
-    with timing.section("Start, predict, draw, t-SNE", packages, small) as page:
-        with tempfile.TemporaryDirectory() as folder:
-            clip = Path(folder) / "clip.webm"
-            video.write_video(clip, studio.draw_clip("waving", 10_007, 10_007, 0), 16.0)
-            starts(page, clip, rounds)
-            kernel(page, clip, rounds)
-        drawing(page, rounds if small else 7, small)
-        maps(page, rounds if small else 7, small)
+    for part in asked.only:
+        title, measure = PARTS[part]
+        with timing.section(title, packages, asked.small) as page:
+            measure(page, 1 if asked.small else 7, asked.small)
 
 
 if __name__ == "__main__":

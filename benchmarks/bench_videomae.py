@@ -1,6 +1,6 @@
 """VideoMAE's forward and training step against `transformers`' with the same weights.
 
-    python benchmarks/bench_videomae.py [--small]
+    python benchmarks/bench_videomae.py [--small] [--only small base memory compiled]
 
 `transformers`' model with its plain ("eager") and its default attention ("sdpa"); both sides also
 through torch.compile. A training step is forward, backward and AdamW. Peak memory is what a fresh
@@ -10,7 +10,8 @@ process holds at most while it does it twice, above what it held before.
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +44,33 @@ def theirs(c: Config, task: str, attention: str) -> nn.Module:
     return getattr(transformers, kind)(config)
 
 
-def model(c: Config, task: str, who: str) -> nn.Module:
-    """Both sides with the same weights: `transformers`' own beginning."""
+def model(c: Config, task: str, who: str, same: bool = True) -> nn.Module:
+    """Both sides with the same weights: `transformers`' own beginning. Not the `same`: ours
+    alone, since memory that theirs has left behind would serve it."""
+    kind = Pretrainer if task.startswith("pre") else Classifier
+    if who == "ours" and not same:
+        return kind(replace(c, classes=CLASSES, mean_pool=True))
     their = theirs(c, task, who if who != "ours" else "sdpa")
     if who != "ours":
         return their
-    kind = Pretrainer if task.startswith("pre") else Classifier
     about = published.shape(their.config.to_dict(), "theirs")
     own = kind(Config(**about | {"classes": CLASSES}))
-    published.fill(own, published.from_transformers(their.state_dict()), "theirs")
+    state = published.from_transformers(their.state_dict())
+    own.load_state_dict(published.fitting(own, state, "theirs"))
     return own
 
 
 def work(
-    c: Config, task: str, who: str, batch: int, precision: str, compiled: bool = False
+    c: Config,
+    task: str,
+    who: str,
+    batch: int,
+    precision: str,
+    compiled: bool = False,
+    same: bool = True,
 ) -> Callable[[], torch.Tensor]:
     """One forward (its logits) or one training step (its loss)."""
-    net = model(c, task, who).train(task != "classify")
+    net = model(c, task, who, same).train(task != "classify")
     run = torch.compile(net) if compiled else net
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(batch, c.frames, 3, c.size, c.size, generator=generator)
@@ -95,80 +106,106 @@ def work(
 
 def bytes_at_most(shape: str, task: str, who: str, batch: str, precision: str) -> None:
     """In a process of its own."""
-    call = work(CONFIGS[shape], task, who, int(batch), precision)
+    call = work(CONFIGS[shape], task, who, int(batch), precision, same=False)
     before = timing.held()
     call()
     call()
     print(json.dumps(timing.peak() - before))
 
 
+def cases(shape: str, small: bool) -> Iterator[tuple[str, str, int]]:
+    """Task, precision and clips in a batch of what is measured of a shape."""
+    for task in TASKS if shape == "small" and not small else (TASKS[0], TASKS[-1]):
+        for precision in list(PRECISION)[: 1 if small else None]:
+            yield task, precision, 4 if shape == "small" and not small else 1
+
+
+def seconds(page: timing.Section, shape: str, small: bool) -> None:
+    """A forward and the training steps of a shape, in both precisions."""
+    c, rows = CONFIGS[shape], []
+    for task, precision, batch in cases(shape, small):
+        what = [f"{task}, {batch} clip{'s' * (batch > 1)}", precision]
+        ways = {who: work(c, task, who, batch, precision) for who in WHO}
+        first = {who: call() for who, call in ways.items()}
+        near = 1e-3 if precision == "float32" else 0.1
+        for who in WHO:
+            torch.testing.assert_close(
+                first[who].float(), first["ours"].float(), atol=near, rtol=near
+            )
+        took = timing.in_turn(ways, 1 if small else 7)
+        rows.append([*what, *(timing.brief(took[who]) for who in WHO),
+                         timing.ratio(took["eager"], took["ours"]),
+                         timing.ratio(took["sdpa"], took["ours"])])  # fmt: skip
+        print(*rows[-1], sep=" | ", flush=True)
+        del ways
+    print()
+    page.table(("", "precision", "ours", "theirs, eager", "theirs, sdpa (their default)",
+                "over eager (range)", "over sdpa (range)"), rows)  # fmt: skip
+
+
+def memory(page: timing.Section, small: bool) -> None:
+    """The most that a process holds above what it held before, doing it twice."""
+    rows = []
+    for shape in ("small",) if small else ("small", "base"):
+        for task, precision, batch in cases(shape, small):
+            most = [
+                timing.fresh(Path(__file__), "--peak", shape, task, who, str(batch), precision)
+                for who in WHO
+            ]
+            rows.append([f"{shape}, {task}, {batch} clip{'s' * (batch > 1)}", precision,
+                         *(f"{m / 2**20:,.0f} MiB" for m in most),
+                         f"{most[0] / most[1]:.2f}", f"{most[0] / most[2]:.2f}"])  # fmt: skip
+            print(*rows[-1], sep=" | ", flush=True)
+    print()
+    page.say("Peak memory above the start, and ours in parts of theirs (under 1: less):")
+    page.say()
+    page.table(("", "precision", "ours", "theirs, eager", "theirs, sdpa", "of eager's",
+                "of sdpa's"), rows)  # fmt: skip
+
+
+def compiled(page: timing.Section, batch: int, rounds: int) -> None:
+    """The same through torch.compile, in float32."""
+    c, rows = CONFIGS["small"], []
+    for task in (TASKS[0], TASKS[-1]):
+        ways, first = {}, {}
+        for who in ("ours", "sdpa"):
+            ways[f"{who} plain"] = work(c, task, who, batch, "float32")
+            ways[f"{who} compiled"] = work(c, task, who, batch, "float32", True)
+            began = time.perf_counter()
+            ways[f"{who} compiled"]()
+            first[who] = time.perf_counter() - began
+        took = timing.in_turn(ways, rounds)
+        rows.append([f"{task}, {batch} clips", *(timing.brief(t) for t in took.values()),
+                     *(f"{first[who]:.0f} s" for who in first),
+                     timing.ratio(took["sdpa compiled"], took["ours compiled"])])  # fmt: skip
+        torch._dynamo.reset()
+    page.say("Also the seconds until the first compiled call is done:")
+    page.say()
+    page.table(("", "ours", "ours compiled", "theirs, sdpa", "theirs compiled", "ours first",
+                "theirs first", "compiled over compiled (range)"), rows)  # fmt: skip
+
+
+ABOUT = {
+    "small": "The course's shape (64 pixels, 16 frames, 512 tokens, width 192, 4 blocks). ",
+    "base": "The published shape (224 pixels, 1,568 tokens, width 768, 12 blocks). ",
+}
+
+
 def main() -> None:
-    small = timing.arguments(__doc__).small
-    # clips in a batch, rounds
-    sizes = {"small": (1, 1)} if small else {"small": (16, 9), "base": (1, 7)}
-    with timing.section("VideoMAE", ("torch", "transformers"), small) as page:
-        page.say(
-            "`small` is the course's (64 pixels, 16 frames, 512 tokens, width 192, 4 blocks), "
-            "`base` the published one (224 pixels, 1,568 tokens, width 768, 12 blocks). Both sides "
-            "have the same weights; logits and losses were compared before the clock ran."
-        )
-        page.say()
-        rows, memory, compiled = [], [], []
-        for shape, (batch, rounds) in sizes.items():
-            c = CONFIGS[shape]
-            for task in TASKS[:: 2 if small else 1]:
-                for precision in list(PRECISION)[: 1 if small else None]:
-                    what = [f"{shape}, {task}, {batch} clip{'s' * (batch > 1)}", precision]
-                    ways = {who: work(c, task, who, batch, precision) for who in WHO}
-                    first = {who: call() for who, call in ways.items()}
-                    near = 1e-3 if precision == "float32" else 0.1
-                    for who in WHO:
-                        torch.testing.assert_close(
-                            first[who].float(), first["ours"].float(), atol=near, rtol=near
-                        )
-                    took = timing.in_turn(ways, rounds)
-                    rows.append([*what, *(timing.brief(took[who]) for who in WHO),
-                                 timing.ratio(took["eager"], took["ours"]),
-                                 timing.ratio(took["sdpa"], took["ours"])])  # fmt: skip
-                    print(*rows[-1], sep=" | ", flush=True)
-                    del ways
-                    most = [
-                        timing.fresh(Path(__file__), "--peak", shape, task, who, str(batch),
-                                     precision)
-                        for who in WHO
-                    ]  # fmt: skip
-                    memory.append([*what, *(f"{m / 2**20:,.0f} MiB" for m in most),
-                                   f"{most[0] / most[1]:.2f}",
-                                   f"{most[0] / most[2]:.2f}"])  # fmt: skip
-                    print(*memory[-1], sep=" | ", flush=True)
-                if small or (shape == "base" and task != "classify"):
-                    continue
-                calls, first = {}, {}
-                for who in ("ours", "sdpa"):
-                    calls[f"{who} plain"] = work(c, task, who, batch, "float32")
-                    calls[f"{who} compiled"] = work(c, task, who, batch, "float32", True)
-                    began = time.perf_counter()
-                    calls[f"{who} compiled"]()
-                    first[who] = time.perf_counter() - began
-                took = timing.in_turn(calls, rounds)
-                compiled.append([f"{shape}, {task}, {batch} clip{'s' * (batch > 1)}",
-                                 *(timing.brief(t) for t in took.values()),
-                                 *(f"{first[who]:.0f} s" for who in first)])  # fmt: skip
-                print(*compiled[-1], sep=" | ", flush=True)
-                del calls
-                torch._dynamo.reset()
-        print()
-        page.table(("", "precision", "ours", "theirs, eager", "theirs, sdpa (their default)",
-                    "over eager (range)", "over sdpa (range)"), rows)  # fmt: skip
-        page.say("Peak memory above the start, and ours in parts of theirs (under 1: less):")
-        page.say()
-        page.table(("", "precision", "ours", "theirs, eager", "theirs, sdpa", "of eager's",
-                    "of sdpa's"), memory)  # fmt: skip
-        if compiled:
-            page.say("`torch.compile`, float32, and seconds until the first compiled call is done:")
-            page.say()
-            page.table(("", "ours", "ours compiled", "theirs, sdpa", "theirs compiled",
-                        "ours first", "theirs first"), compiled)  # fmt: skip
+    asked = timing.arguments(__doc__, ("small", "base", "memory", "compiled"))
+    for part in asked.only:
+        if asked.small and part in ("base", "compiled"):
+            continue
+        with timing.section(f"VideoMAE, {part}", ("torch", "transformers"), asked.small) as page:
+            if part == "compiled":
+                compiled(page, 4, 7)
+            elif part == "memory":
+                memory(page, asked.small)
+            else:
+                page.say(ABOUT[part] + "Both sides have the same weights; logits and losses were "
+                         "compared before the clock ran.")  # fmt: skip
+                page.say()
+                seconds(page, part, asked.small)
 
 
 if __name__ == "__main__":

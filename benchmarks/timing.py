@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,15 @@ of the machine took meanwhile: a single figure of a run beside much other work s
 ROUNDS = 7
 
 
-def arguments(doc: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """`--small`: seconds instead of minutes, and nothing is written."""
+def arguments(
+    doc: str | None, parts: Sequence[str] = (), argv: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """`--small`: seconds instead of minutes, and nothing is written; `--only`: some of the parts,
+    each of which is a section of its own."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="a trial of seconds; writes nothing")
+    if parts:
+        parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
     return parser.parse_args(argv)
 
 
@@ -85,7 +90,9 @@ def peak() -> int:
 
 
 def held() -> int:
-    """The bytes this process holds now."""
+    """The bytes this process holds now; where Linux allows it `peak` counts from here on."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return psutil.Process().memory_info().rss
 
 

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from vidlib import catalog, sampling, video
 from vidlib.catalog import Clip
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import bench_decode
+import bench_growth
+import bench_simsiam
 import few_labels
 import masked_features
 import nuisances
@@ -108,3 +113,72 @@ def test_ways_are_timed_in_turn_and_the_first_rounds_left_out() -> None:
     assert "".join(calls) == "abbaab" and {len(t) for t in took.values()} == {2}
     assert timing.in_turn({"own": lambda: 2.5}, 3)["own"] == [2.5] * 3
     assert timing.ratio([2.0, 4.0, 3.0], [1.0, 1.0, 2.0]) == "3.00 x (1.50 to 4.00)"
+
+
+def test_a_section_is_written_unless_it_was_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "RESULTS", tmp_path / "RESULTS.md")
+    for small in (True, False):
+        with timing.section("Something", ("numpy", "no-such-package"), small) as page:
+            page.table(("a", "b"), [["1", "2"]])
+        assert timing.RESULTS.exists() is not small
+    assert "| 1 | 2 |" in timing.RESULTS.read_text()
+    assert timing.arguments("", ["a", "b"], ["--only", "b"]).only == ["b"]
+
+
+def test_every_reader_of_videos_gives_what_ours_gives(
+    small_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(path: Path, height: int, width: int) -> np.ndarray:
+        frames, _ = video.read_frames(path, fps=bench_decode.GRID)
+        return bench_decode.boxed(np.stack([f[:height, :width] for f in frames]))
+
+    others = {name: v for name, v in bench_decode.OTHERS.items() if timing.has(v[0])}
+    monkeypatch.setattr(bench_decode, "OTHERS", others | {"cropped": ("numpy", again)})
+    ways, apart = bench_decode.readers([small_video], tmp_path)
+    assert (ways["ours, first epoch"]() == ways["ours, later epochs"]()).all()
+    assert all(apart[name] < 6 for name in others) and ways["cropped"]().shape == (12, 64, 64, 3)
+    short = {"short": ("numpy", lambda *a: again(*a)[:9])}
+    monkeypatch.setattr(bench_decode, "OTHERS", short)
+    with pytest.raises(RuntimeError, match="short gives 9 frames"):
+        bench_decode.readers([small_video], tmp_path)
+    assert bench_decode.decode(small_video) == 25
+
+
+def test_what_grows_is_made_and_measured(tmp_path: Path) -> None:
+    root = bench_growth.make_clips(tmp_path, 24)
+    clips = catalog.find_clips(root, "all")
+    assert len({sampling.file_key(c.path) for c in clips}) == 24
+    assert len({c.person for c in clips}) == 3
+    for kind in bench_growth.STAGES:
+        bench_growth.work(kind, str(root), 24)()
+    assert len(list(Path(f"{root}-cache").iterdir())) == 24
+    film = bench_growth.make_film(tmp_path / "film.webm", 40, 2.0, 48)
+    assert len(video.read_frames(film)[0]) == 40
+
+
+def test_growth_is_told_by_its_exponent_and_drawn(tmp_path: Path) -> None:
+    curve = [(10, 9.0, 0.0), (100, 2.0, 1e6), (1000, 20.0, 1e7)]
+    assert bench_growth.exponent(curve) == "1.00"
+    assert bench_growth.exponent([(1, 3.0, 0.0), (2, 3.0, 0.0)]) == "0.00"
+    page = timing.Section("", ())
+    bench_growth.table(page, "clips", {"kNN": curve, "other": curve[1:]})
+    assert page.lines[0] == "| clips | 10 | 100 | 1,000 | exponent |"
+    assert page.lines[3] == "| other |  | 2 s (1 MiB) | 20 s (10 MiB) | 1.00 |"
+    bench_growth.draw({"clips": {"kNN": curve}, "frames": {"a": curve}}, tmp_path / "a.png")
+    assert 1000 < (tmp_path / "a.png").stat().st_size < 80_000
+
+
+def test_both_sides_of_the_simsiam_step_take_pairs_of_views_and_learn() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
+    pairs = bench_simsiam.Pairs(frames, bench_simsiam.Twice())
+    first, second = (torch.stack(v) for v in zip(*(pairs[i] for i in range(4)), strict=True))
+    assert first.shape == (4, 3, 64, 64) and first.dtype == torch.float32
+    assert not torch.equal(first, second) and first.mean().abs() < 1
+    model = bench_simsiam.Ours(bench_simsiam.PLAIN)
+    before = model.model.encoder.state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    bench_simsiam.epoch(model, 2, lambda: iter([(first[:, None], second[:, None])] * 2), False)()
+    after = model.model.encoder.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)

@@ -64,6 +64,15 @@ def test_what_a_turning_camera_did_not_see_does_not_move(way: tuple[int, int]) -
     assert somebody[:, 16:48, 16:48].mean() > 30 * somebody[:, :, [0, 1, 62, 63]].mean()
 
 
+@given(st.integers(1, 600), st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_what_stands_still_is_the_lower_median(count: int, seed: int) -> None:
+    """Also of more frames than a byte counts, and where most of them are alike."""
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, rng.choice([2, 256]), (count, 3, 5, 3)).astype(np.uint8)
+    assert (motion.still(frames) == np.sort(frames, axis=0)[(count - 1) // 2]).all()
+
+
 def test_a_still_camera_stays_as_it_is() -> None:
     """A person who fills much of the picture is not taken for the camera."""
     frames = np.repeat(wall()[None], 12, 0)

@@ -149,6 +149,37 @@ def test_a_grid_point_takes_the_frame_shown_then(gaps, grid, start):
         assert times[i] <= g + video.TICK < later + 1e-9
 
 
+@settings(deadline=None)
+@given(
+    st.one_of(
+        st.lists(st.floats(0.002, 0.5), min_size=1, max_size=30),  # uneven
+        st.tuples(st.floats(0.01, 0.1), st.integers(1, 60)).map(lambda v: [v[0]] * v[1]),  # even
+    ),
+    st.floats(1, 60), st.floats(0, 3),
+)  # fmt: skip
+def test_frames_left_out_as_not_shown_change_nothing(gaps, grid, start):
+    times, made = [0.0, *itertools.accumulate(gaps)], []
+
+    def decoded(path, rgb=True, due=lambda seconds: True):
+        """Frames with their index as their one pixel, when they are due."""
+        made.append(0)
+        for i, t in enumerate(times):
+            wanted = due(t)
+            made[-1] += wanted
+            yield t, np.full((1, 1, 3), i, np.uint8) if wanted else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(video, "_decoded", decoded)
+        patch.setattr(video, "info", lambda path: video.VideoInfo(path, 1, 1, 25, None, "", 0))
+        told = [(t, int(f[0, 0, 0])) for t, f in video._stream(Path("x"), start, grid, None)]
+    whole = [(t, int(i)) for t, i in video._on_grid(stamped(times), grid, start, 0.04)]
+    assert told == whole
+    if len({*gaps}) == 1:  # never twice through the file, and no frame in vain but where it is near
+        assert len(made) == 1
+        near = 2 + 2 * video.TICK / gaps[0]
+        assert made[0] <= len({i for _, i in whole}) * near + start / gaps[0] + 2
+
+
 @given(
     st.lists(st.one_of(st.floats(), st.floats(0, 5)), min_size=1, max_size=20), st.floats(0.1, 240)
 )

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from vidlib import checkpoints, published, sampling, video
+from vidlib import checkpoints, published, sampling, video, videomae
 from vidlib.catalog import Clip
 from vidlib.cli import main
 from vidlib.loop import Interrupted
@@ -237,6 +237,25 @@ def test_a_perfect_prediction_reconstructs_the_clip(norm_pix: bool) -> None:
         take(grey, visible, TINY), take(frames.permute(0, 1, 4, 2, 3), visible, TINY)
     )
     assert grey.dtype == torch.uint8 and not torch.equal(grey, frames.permute(0, 1, 4, 2, 3))
+
+
+@pytest.mark.parametrize("most", [0, videomae.IN_TRAINING])
+def test_attention_in_bfloat16_is_that_of_float32(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the fused kernel and written out: outputs and gradients, to bfloat16's three digits."""
+    monkeypatch.setattr(videomae, "IN_TRAINING", most)
+    torch.manual_seed(0)
+    attention, x = videomae.Attention(48, 3), torch.randn(2, 40, 48)
+    told = []
+    for fast in (False, True):
+        attention.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            y = attention(x).float()
+        y.square().mean().backward()
+        told.append((y.detach(), attention.qkv.weight.grad.clone()))
+    for exact, near in zip(*told, strict=True):
+        torch.testing.assert_close(near, exact, rtol=0.03, atol=0.01 * exact.abs().max().item())
 
 
 def test_attentions_are_what_the_forward_uses() -> None:

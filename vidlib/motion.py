@@ -23,11 +23,18 @@ QUIET = 25  # in such a picture: below, only the camera's noise is left (drawn c
 SMALLEST = 0.4  # of the frame: the least side of a crop, or a waving hand would fill the picture
 
 
-def still(frames: NDArray[Any]) -> NDArray[Any]:
-    """The median frame, (T, ...) -> (...): what stands still. The lower of the two middle values
-    where T is even, as torch's median in `encoders.to_float`."""
-    middle = (len(frames) - 1) // 2
-    return np.partition(frames, middle, axis=0)[middle]
+def still(frames: Frames) -> Frames:
+    """The median frame, uint8 (T, ...) -> (...): what stands still. The lower of the two middle
+    values where T is even, as torch's median in `encoders.to_float`."""
+    # bit by bit from the highest: whole rows are counted at once, 20 times as fast as sorting
+    median, middle = np.zeros(frames.shape[1:], np.uint8), (len(frames) - 1) // 2
+    for bit in 1 << np.arange(7, -1, -1, np.uint8):
+        under = np.zeros(median.shape, np.uint32)
+        for k in range(0, len(frames), 255):  # as many as a byte can count
+            below = (frames[k : k + 255] < (median | bit)).view(np.uint8)
+            under += np.add.reduce(below, axis=0, dtype=np.uint8)
+        median = np.where(under <= middle, median | bit, median)
+    return median
 
 
 def _corners(grey: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -172,11 +172,14 @@ class Predictor:
         grid = self.sampling["fps"]
         size = motion.source_size(self.sampling["size"], self.sampling["background"])
         if isinstance(source, np.ndarray):
-            frames = _on_grid(source, fps, grid, size)
-            yield frames, np.arange(len(frames)) / grid
-            return
+            whole, length = _on_grid(source, fps, grid, size), round(SEGMENT * grid)
+            parts = np.split(whole, range(length, len(whole), length))
+            times = np.split(np.arange(len(whole)) / grid, range(length, len(whole), length))
+            pieces = zip(parts, times, strict=True)
+        else:
+            pieces = video.iter_segments(Path(source), SEGMENT, grid, size)
         held = None
-        for frames, at in video.iter_segments(Path(source), SEGMENT, grid, size):
+        for frames, at in pieces:
             if held is not None and len(frames) < self.model.spec["window"]:
                 # a last scrap has no median worth the name: it joins the segment before
                 held = np.concatenate([held[0], frames]), np.concatenate([held[1], at])

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 # raised by hand when decoding or resizing gives other pixels than before
-FORMAT = 2
+FORMAT = 3
 # fewer missing clips than this are decoded here: starting a process costs about as much
 FEW = 16
 

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Read by OpenCV when it loads, by FFmpeg when it first opens a file: what they would print about a
 # damaged file is said by our own errors and warnings. Whoever has set them keeps what they set.
@@ -118,15 +119,31 @@ def iter_frames(path: Path | str) -> Iterator[tuple[float, np.ndarray]]:
     The first frame is at 0 and times increase. Warns when the header claims clearly more frames
     than decode; raises VideoError when the file cannot be opened or yields no frame.
     """
-    path = Path(path)
+    return _decoded(Path(path))
+
+
+def _decoded(
+    path: Path, rgb: bool = True, due: Callable[[float], bool] = lambda seconds: True
+) -> Iterator[tuple[float, Any]]:
+    """`iter_frames`, or the same in BGR: small frames are turned faster than large ones. A frame
+    that is not `due` comes as None: making a picture of what was decoded is half of the work."""
     capture = _open(path)
     try:
         header = _info(path, capture)
         count, first, seconds = 0, 0.0, 0.0
         while True:
+            if not capture.grab():
+                break
+            stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            if count == 0:
+                first = stamp if math.isfinite(stamp) else 0.0
+            else:
+                seconds = _next_time(seconds, stamp - first, header.fps)
+            ok, frame = True, None
             try:
-                ok, frame = capture.read()
-                frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if ok else frame
+                if due(seconds):
+                    ok, frame = capture.retrieve()
+                    frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if ok and rgb else frame
             except (MemoryError, cv2.error) as error:  # the latter also where memory ends
                 raise VideoError(
                     f"{path}: a frame of {header.width} x {header.height} pixels is damaged or "
@@ -134,11 +151,6 @@ def iter_frames(path: Path | str) -> Iterator[tuple[float, np.ndarray]]:
                 ) from error
             if not ok:
                 break
-            stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            if count == 0:
-                first = stamp if math.isfinite(stamp) else 0.0
-            else:
-                seconds = _next_time(seconds, stamp - first, header.fps)
             count += 1
             yield seconds, frame
     finally:
@@ -163,6 +175,10 @@ def letterbox(frame: np.ndarray, size: int) -> np.ndarray:
     inner = max(1, round(height * scale)), max(1, round(width * scale))
     # the mean over the area that a pixel covers does not alias; enlarging needs interpolation
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    while min(frame.shape[0] / inner[0], frame.shape[1] / inner[1]) >= 4 and not (
+        frame.shape[0] % 2 or frame.shape[1] % 2
+    ):  # halving is many times as fast as the mean over parts of pixels, and comes near it
+        frame = cv2.resize(frame, (frame.shape[1] // 2, frame.shape[0] // 2), interpolation=how)
     small = cv2.resize(frame, (inner[1], inner[0]), interpolation=how)
     if inner == (size, size):
         return small
@@ -173,8 +189,8 @@ def letterbox(frame: np.ndarray, size: int) -> np.ndarray:
 
 
 def _on_grid(
-    stream: Iterable[tuple[float, np.ndarray]], fps: float, start: float, interval: float
-) -> Iterator[tuple[float, np.ndarray]]:
+    stream: Iterable[tuple[float, Any]], fps: float, start: float, interval: float
+) -> Iterator[tuple[float, Any]]:
     """Resample to the times start + k/fps; each takes the frame shown then, so files of one motion
     at 25 and at 30 frames per second agree. The last frame is shown for the mean interval between
     frames (`interval` seconds if it is the only one)."""
@@ -182,12 +198,12 @@ def _on_grid(
         raise ValueError(f"fps must be positive, not {fps}")
     k, count, last, held = 0, 0, 0.0, None
     for seconds, frame in stream:
-        while held is not None and start + k / fps + TICK < seconds:
+        while count and start + k / fps + TICK < seconds:
             yield start + k / fps, held
             k += 1
         count, last, held = count + 1, seconds, frame
     end = last + (last / (count - 1) if count > 1 else interval)
-    while held is not None and start + k / fps + TICK < end:
+    while count and start + k / fps + TICK < end:
         yield start + k / fps, held
         k += 1
 
@@ -198,22 +214,54 @@ def shown(count: int, fps: float, grid: float) -> np.ndarray:
     return np.floor(np.arange(count) * fps / grid + TICK * fps).astype(int)
 
 
+def _guess(start: float, fps: float) -> Callable[[float], bool]:
+    """Asked for one frame after the other: whether the grid shows it, if the next one comes as long
+    after it as it came after the one before."""
+    last = -math.inf
+
+    def due(seconds: float) -> bool:
+        nonlocal last
+        interval, last = seconds - last, seconds
+        k = max(0, math.ceil((seconds - TICK - start) * fps))
+        return start + k / fps - TICK < seconds + interval
+
+    return due
+
+
 def _stream(
     path: Path, start: float, fps: float | None, size: int | None
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Frames from `start` on, resampled and resized while reading."""
-    stream: Iterable[tuple[float, np.ndarray]] = iter_frames(path)
     if fps is None:
-        stream = ((t, frame) for t, frame in stream if t + TICK >= start)
-    else:
-        stream = _on_grid(stream, fps, start, 1 / info(path).fps)
-    source, fitted, shape = None, np.empty(0), None
+        yield from _fitted(((t, f) for t, f in _decoded(path, size is None) if t + TICK >= start),
+                           size)  # fmt: skip
+        return
+    done, interval = 0, 1 / info(path).fps
+    for due in (_guess(start, fps), lambda seconds: True):
+        stream = _on_grid(_decoded(path, size is None, due), fps, start, interval)
+        for i, (seconds, frame) in enumerate(_fitted(stream, size)):
+            if frame is None:  # wrongly left out, where frames come unevenly: once more, with all
+                break
+            if i == done:
+                yield seconds, frame
+                done += 1
+        else:
+            return
+
+
+def _fitted(stream: Iterable[tuple[float, Any]], size: int | None) -> Iterator[tuple[float, Any]]:
+    """Frames as they come (BGR where there is a size), in RGB and of one size; None stays."""
+    source, fitted, shape = None, None, None
     for seconds, frame in stream:
-        if frame is not source:  # a frame shown at several grid points is resized once
-            source, shape = frame, shape or frame.shape
-            fitted = frame if size is None else letterbox(frame, size)
-            if size is None and frame.shape != shape:  # some streams change size midway
+        if frame is None:
+            fitted = None
+        elif frame is not source:  # a frame shown at several grid points is resized once
+            fitted, shape = frame, shape or frame.shape
+            if size is not None:
+                fitted = cv2.cvtColor(letterbox(frame, size), cv2.COLOR_BGR2RGB)
+            elif frame.shape != shape:  # some streams change size midway
                 fitted = cv2.resize(frame, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+        source = frame
         yield seconds, fitted
 
 

@@ -23,6 +23,12 @@ __all__ = ["CONFIGS", "Classifier", "Config", "Pretrainer", "VideoMAE", "normali
            "parameter_groups", "split", "tube_mask"]  # fmt: skip
 
 
+# keys up to which attention in bfloat16 on a CPU is written out. torch's fused kernel takes two to
+# three times as long at 512, forward and backward; at 1,568 as long forward, which is all that
+# answering needs and saves memory, and a seventh longer with the way back, so training goes on to
+WRITTEN_OUT, IN_TRAINING = 1024, 2048
+
+
 class Attention(nn.Module):
     """Multi-head attention, one matrix for queries, keys and values; keys have no bias, which
     would cancel in the softmax: (B, N, C) -> (B, N, C)."""
@@ -49,7 +55,15 @@ class Attention(nn.Module):
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.scaled_dot_product_attention(*self._qkv(x))
+        q, k, v = self._qkv(x)
+        few = IN_TRAINING if q.requires_grad else WRITTEN_OUT
+        if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.shape[2] <= few:
+            q = q * q.shape[-1] ** -0.5
+            with torch.autocast("cpu", enabled=False):  # or the weights would be kept in float32
+                clips = zip(q, k, v, strict=True)  # one after the other: less memory, and cached
+                x = torch.stack([(q @ k.mT).softmax(-1) @ v for q, k, v in clips])
+        else:
+            x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
