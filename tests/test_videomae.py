@@ -145,7 +145,7 @@ def test_take_and_put_are_inverse_and_in_the_order_of_slices_rows_columns(
 
 def test_shapes_of_the_three_models() -> None:
     config = CONFIGS["small"]
-    assert (config.grid, config.tokens) == ((8, 8, 8), 512)
+    assert (config.grid, config.tokens) == ((8, 4, 4), 128)
     assert CONFIGS["base"].tokens == 1568  # of 16 x 224 x 224, as published
     clip, mask = random_clip(TINY), masks(TINY)
     assert VideoMAE(TINY)(clip).shape == (2, 8, 24)

@@ -8,6 +8,7 @@
 
     # a model of whole clips, such as VideoMAE: `ask` is any function clip -> probabilities, and
     # its attentions (L, B, heads, N, N) over the tokens of a grid (T', H', W') are laid on a clip
+    # (give `normalise` the model's config.background, too)
     fall = explain.occlusion(lambda clip: model(normalise(clip)).softmax(1), frames)
     looks = explain.attention_map(model.attentions(normalise(clip)), model.config.grid,
                                   frames.shape[:3])[0]

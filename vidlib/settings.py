@@ -56,7 +56,7 @@ PROFILES: dict[str, Profile] = {
     p.name: p
     for p in (
         Profile("quick", 4, 2, 2, 1, "resnet8", 40, 16, 200, 64, 2, 20, 10),
-        Profile("standard", 24, 12, 3, 2, "resnet8", 1500, 32, 1000, 128, 2, 500, 150),
+        Profile("standard", 24, 12, 3, 2, "resnet8", 1500, 32, 1000, 128, 2, 1200, 400),
         Profile("full", 96, 24, 5, 2, "resnet18", 12000, 64, 3000, 192, 4, 20000, 2000),
     )
 }

@@ -10,10 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import motion
 from .settings import UserError
 
-# ImageNet's mean and spread of red, green and blue: what published weights were trained with
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# The mean and spread of red, green and blue, in 0..1, that pictures are brought to 0 and 1 with, by
+# `Config.background`. Of films as they are ImageNet's, which published weights were trained with.
+# Of followed pictures, most of which is grey, a fortieth: with ImageNet's spread a tubelet's form
+# is lost beside its position, and a step learns a tenth as much (notebook 08).
+LEVELS = {
+    "none": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "follow": ((motion.ZERO / 255,) * 3, (0.025,) * 3),
+}
 MOST = 2**16  # tubelets; attention to each of each is as much as a large GPU holds
 RATIO = 0.9  # the share of tubes that pre-training hides (the paper's section 4.2)
 
@@ -68,7 +75,7 @@ class Config:
             raise UserError(f"VideoMAE's fps is {self.fps}: choose 0.1 to 1000, or none")
         if self.tokens > MOST:
             raise UserError(f"VideoMAE's shape makes {self.tokens} tubelets: {MOST} are the most")
-        if self.background not in ("none", "follow"):
+        if self.background not in LEVELS:
             raise UserError(f"VideoMAE's background is {self.background}: choose none or follow")
 
     @property
@@ -91,18 +98,20 @@ class Config:
 
 
 CONFIGS: dict[str, Config] = {
-    # for two cores: 512 tubelets of 2 x 8 x 8, of the studio's clips at 8 frames per second
-    "small": Config(64, 16, 8, 2, 192, 4, 3, 768, 96, 2, 3, 384, stride=1, fps=8.0),
+    # for two cores: 128 tubelets of 2 x 8 x 8, of the studio's clips at the course's frame rate
+    "small": Config(32, 16, 8, 2, 128, 4, 4, 512, 64, 2, 2, 256, floor=0.05, stride=1, fps=12.0,
+                    background="follow"),
     "base": Config(),
     "large": Config(width=1024, depth=24, heads=16, hidden=4096, decoder_width=512,
                     decoder_heads=8, decoder_hidden=2048),
 }  # fmt: skip
 
 
-def normalise(clip: Tensor) -> Tensor:
-    """uint8 (B, T, 3, H, W) -> float32 of the same shape, about zero mean and unit spread."""
-    mean, std = (clip.new_tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (MEAN, STD))
-    return (clip.float() / 255 - mean) / std
+def normalise(clip: Tensor, background: str = "none") -> Tensor:
+    """uint8 (B, T, 3, H, W) -> float32 of the same shape, about zero mean and unit spread, as a
+    model of that `Config.background` takes it."""
+    mean, std = (clip.new_tensor(v, dtype=torch.float32) for v in LEVELS[background])
+    return (clip.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
 
 def tube_mask(

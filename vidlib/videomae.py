@@ -17,7 +17,7 @@ from torchvision.ops import StochasticDepth
 
 from . import checkpoints, published
 from .settings import UserError
-from .tubelets import CONFIGS, MEAN, STD, Config, normalise, put, sinusoids, split, take, tube_mask
+from .tubelets import CONFIGS, LEVELS, Config, normalise, put, sinusoids, split, take, tube_mask
 
 __all__ = ["CONFIGS", "Classifier", "Config", "Pretrainer", "VideoMAE", "normalise",
            "parameter_groups", "split", "tube_mask"]  # fmt: skip
@@ -249,6 +249,9 @@ class Pretrainer(_Model):
         self.register_buffer("positions", table, persistent=False)
         self.decoder = Decoder(config)
         self.decoder.apply(_initialise)
+        # The first answer is each tubelet's mean colour. Where targets are small (`Config.floor`) a
+        # random answer's gradients are so large that Adam takes a hundred steps to forget them.
+        nn.init.zeros_(self.decoder.head.weight)
         _initialise(self.encoder_to_decoder)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
@@ -256,7 +259,7 @@ class Pretrainer(_Model):
         """What is to be predicted of the tubelets (B, M): values (B, M, pixels, 3), and their
         means and spreads (B, M, 1, 3), with which they are pixels in 0..1 again; 0 and 1 where
         `norm_pix` is off."""
-        mean, std = clip.new_tensor(MEAN), clip.new_tensor(STD)
+        mean, std = (clip.new_tensor(v) for v in LEVELS[self.config.background])
         x = take(clip, index, self.config) * std + mean
         if not self.config.norm_pix:
             return x, x.new_zeros(1), x.new_ones(1)
@@ -286,7 +289,7 @@ class Pretrainer(_Model):
         pictures: only what is within a tubelet is predicted."""
         predicted, masked = self.predict(clip, mask)
         _, centre, spread = self.targets(clip, masked)
-        mean, std = clip.new_tensor(MEAN), clip.new_tensor(STD)
+        mean, std = (clip.new_tensor(v) for v in LEVELS[self.config.background])
         pixels = predicted.to(clip.dtype).unflatten(2, (-1, 3)) * spread + centre
         filled = put(clip, masked, (pixels - mean) / std, self.config).movedim(2, -1)
         return ((filled * std + mean) * 255).round().clamp(0, 255).byte()
@@ -303,9 +306,6 @@ class Classifier(_Model):
         self.encoder = VideoMAE(config, drop_path)
         self.fc_norm = nn.LayerNorm(config.width) if config.mean_pool else None
         self.head = nn.Linear(config.width, len(config.classes))
-        # almost 0, as the authors do: the first steps shall not tear at the encoder
-        nn.init.trunc_normal_(self.head.weight, std=2e-5)
-        nn.init.zeros_(self.head.bias)
 
     @classmethod
     def of(
@@ -335,8 +335,9 @@ class Classifier(_Model):
         """One film's clips and crops uint8 (V, T, 3, H, W), as `sampling.views` cuts them -> their
         logits (V, K). The film's probabilities are the mean of their softmax (the authors test so,
         with 5 clips x 3 crops). At most `batch` views are in work at once."""
-        device = self.head.weight.device
-        return torch.cat([self(normalise(v.to(device))).float() for v in views.split(batch)])
+        device, background = self.head.weight.device, self.config.background
+        parts = (normalise(v.to(device), background) for v in views.split(batch))
+        return torch.cat([self(x).float() for x in parts])
 
 
 def parameter_groups(

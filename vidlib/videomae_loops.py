@@ -85,7 +85,7 @@ class Films:
             picked.append(frames[np.minimum(at, len(frames) - 1)])
         x = torch.from_numpy(np.stack(picked)).to(device).permute(0, 1, 4, 2, 3)
         drawn = augment.draw(count, augment.RECIPES[recipe], _generator(rng))
-        return rows, augment.apply(normalise(x), drawn)
+        return rows, augment.apply(normalise(x, c.background), drawn)
 
 
 def _generator(rng: np.random.Generator) -> torch.Generator:
