@@ -52,7 +52,7 @@ demo: $(STAMP) ## the prediction panel as a page of its own, in your browser
 book: $(STAMP) ## the course as a static book, build/book/index.html, from the stored notebooks
 	@rm -rf build/pages build/book && mkdir -p build/pages/benchmarks build/pages/data/raw_videos
 	@cp README.md build/pages/index.md
-	@cp -R docs notebooks build/pages && cp benchmarks/README.md build/pages/benchmarks
+	@cp -R docs notebooks build/pages && cp benchmarks/*.md benchmarks/growth.png build/pages/benchmarks
 	@cp data/raw_videos/README.md build/pages/data/raw_videos
 	$(BIN)/sphinx-build -q -W --keep-going -c docs build/pages build/book
 	@echo "open build/book/index.html"

@@ -58,6 +58,7 @@ notebooks/solutions/*
 docs/teaching
 docs/many_machines
 benchmarks/README
+benchmarks/RESULTS
 data/raw_videos/README
 ```
 """
