@@ -186,7 +186,7 @@ def compiled(page: timing.Section, batch: int, rounds: int) -> None:
 
 
 ABOUT = {
-    "small": "The course's shape (64 pixels, 16 frames, 512 tokens, width 192, 4 blocks). ",
+    "small": "The course's shape (32 pixels, 16 frames, 128 tokens, width 128, 4 blocks). ",
     "base": "The published shape (224 pixels, 1,568 tokens, width 768, 12 blocks). ",
 }
 

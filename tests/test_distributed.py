@@ -232,6 +232,7 @@ STUCK = """
 import os, signal, time
 from vidlib import distributed
 distributed.GRACE = 2.0
+signal.signal(signal.SIGINT, signal.{})
 distributed._heed_sigterm()
 for k in range(100):
     try:
@@ -244,9 +245,11 @@ for k in range(100):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
-def test_a_process_that_does_not_heed_sigterm_ends_all_the_same() -> None:
+@pytest.mark.parametrize("before", ["default_int_handler", "SIG_IGN"])
+def test_a_process_that_does_not_heed_sigterm_ends_all_the_same(before: str) -> None:
     """NCCL waits for a dead process inside a call in which Python's handlers do not run."""
-    run = subprocess.run([sys.executable, "-c", STUCK], cwd=REPO, capture_output=True, text=True)
+    code = STUCK.format(before)
+    run = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
     assert run.returncode == 128 + signal.SIGTERM
     assert run.stdout == "as Ctrl-C\n" and run.stderr.count("ended by SIGTERM") == 1
 

@@ -60,8 +60,9 @@ class Attention(nn.Module):
         if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.shape[2] <= few:
             q = q * q.shape[-1] ** -0.5
             with torch.autocast("cpu", enabled=False):  # or the weights would be kept in float32
-                clips = zip(q, k, v, strict=True)  # one after the other: less memory, and cached
-                x = torch.stack([(q @ k.mT).softmax(-1) @ v for q, k, v in clips])
+                # a few clips after the others: less memory, and cached
+                parts = (t.split(max(1, 512 // t.shape[2])) for t in (q, k, v))
+                x = torch.cat([(q @ k.mT).softmax(-1) @ v for q, k, v in zip(*parts, strict=True)])
         else:
             x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
