@@ -221,12 +221,13 @@ def test_with_a_floor_noise_is_no_target_and_contrast_stays_one() -> None:
         assert Pretrainer(TINY).targets(scale * clip, every)[0].std() == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.parametrize("background", ["none", "follow"])
 @pytest.mark.parametrize("norm_pix", [True, False])
-def test_a_perfect_prediction_reconstructs_the_clip(norm_pix: bool) -> None:
-    config = replace(TINY, norm_pix=norm_pix)
+def test_a_perfect_prediction_reconstructs_the_clip(norm_pix: bool, background: str) -> None:
+    config = replace(TINY, norm_pix=norm_pix, background=background)
     model, mask = Pretrainer(config), masks(TINY)
     frames = torch.randint(0, 256, (2, 4, 16, 16, 3), generator=rng()).byte()
-    clip = normalise(frames.permute(0, 1, 4, 2, 3))
+    clip = normalise(frames.permute(0, 1, 4, 2, 3), background)
     masked = split(mask)[1]
     model.predict = lambda *_: (model.targets(clip, masked)[0].flatten(2), masked)
     assert torch.equal(model.reconstruct(clip, mask), frames)

@@ -107,10 +107,17 @@ CONFIGS: dict[str, Config] = {
 }  # fmt: skip
 
 
+def levels(clip: Tensor, background: str) -> tuple[Tensor, Tensor]:
+    """LEVELS' mean and spread (3,), where the clip is, float32 for one of bytes."""
+    kind = clip.dtype if clip.is_floating_point() else torch.float32
+    mean, std = (clip.new_tensor(v, dtype=kind) for v in LEVELS[background])
+    return mean, std
+
+
 def normalise(clip: Tensor, background: str = "none") -> Tensor:
     """uint8 (B, T, 3, H, W) -> float32 of the same shape, about zero mean and unit spread, as a
     model of that `Config.background` takes it."""
-    mean, std = (clip.new_tensor(v, dtype=torch.float32) for v in LEVELS[background])
+    mean, std = levels(clip, background)
     return (clip.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
 

@@ -17,7 +17,7 @@ from torchvision.ops import StochasticDepth
 
 from . import checkpoints, published
 from .settings import UserError
-from .tubelets import CONFIGS, LEVELS, Config, normalise, put, sinusoids, split, take, tube_mask
+from .tubelets import CONFIGS, Config, levels, normalise, put, sinusoids, split, take, tube_mask
 
 __all__ = ["CONFIGS", "Classifier", "Config", "Pretrainer", "VideoMAE", "normalise",
            "parameter_groups", "split", "tube_mask"]  # fmt: skip
@@ -260,7 +260,7 @@ class Pretrainer(_Model):
         """What is to be predicted of the tubelets (B, M): values (B, M, pixels, 3), and their
         means and spreads (B, M, 1, 3), with which they are pixels in 0..1 again; 0 and 1 where
         `norm_pix` is off."""
-        mean, std = (clip.new_tensor(v) for v in LEVELS[self.config.background])
+        mean, std = levels(clip, self.config.background)
         x = take(clip, index, self.config) * std + mean
         if not self.config.norm_pix:
             return x, x.new_zeros(1), x.new_ones(1)
@@ -290,7 +290,7 @@ class Pretrainer(_Model):
         pictures: only what is within a tubelet is predicted."""
         predicted, masked = self.predict(clip, mask)
         _, centre, spread = self.targets(clip, masked)
-        mean, std = (clip.new_tensor(v) for v in LEVELS[self.config.background])
+        mean, std = levels(clip, self.config.background)
         pixels = predicted.to(clip.dtype).unflatten(2, (-1, 3)) * spread + centre
         filled = put(clip, masked, (pixels - mean) / std, self.config).movedim(2, -1)
         return ((filled * std + mean) * 255).round().clamp(0, 255).byte()
