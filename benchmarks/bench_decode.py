@@ -37,7 +37,7 @@ def boxed(frames: np.ndarray) -> np.ndarray:
 
 def on_grid(stream: Iterable[tuple[float, Any]]) -> Iterator[Any]:
     """What is shown at the grid's times."""
-    return (frame for _, frame in video._on_grid(stream, GRID, 0.0, 1 / 25))
+    return (frame for _, frame in video._on_grid(stream, GRID, 0.0, lambda: 1 / 25))
 
 
 def by_pyav(path: Path, height: int, width: int) -> np.ndarray:
@@ -166,7 +166,7 @@ def readers(
 
 def decode(path: Path) -> int:
     """Ours without making pictures of what was decoded."""
-    return sum(1 for _ in video._decoded(path, due=lambda seconds: False))
+    return sum(1 for _ in video._decoded(path, due=lambda *frame: False))
 
 
 def main() -> None:

@@ -200,6 +200,7 @@ class FrameCache:
             if cached is not None:
                 return cached
             self._store(key, self._decode(path))
+            self._checked.add(key)
         raise UserError(f"the cache {self.root} does not keep what is written: use another folder")
 
     def _store(self, key: str, frames: np.ndarray) -> None:

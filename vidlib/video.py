@@ -31,7 +31,11 @@ from vidlib.settings import UserError  # noqa: E402
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 MAX_BYTES = 2 * 1024**3  # the most that read_frames holds; more is a film where a window was meant
 TICK = 1e-3  # seconds: containers round times to a millisecond, so nearer than this is equal
+# pixels of a frame up to which one thread decodes as fast as many, which take 3 ms to start
+SMALL = 400 * 300
 LONGEST_GAP = 60.0  # seconds between two frames; a longer one is a broken time stamp
+# (index of a frame, its seconds, the file's frames per second) -> whether it is made a picture
+Due = Callable[[int, float, float], bool]
 CODECS = {"AV01": "AV1", "VP80": "VP8", "VP90": "VP9", "HEV1": "HEVC", "HVC1": "HEVC"}
 
 
@@ -71,7 +75,16 @@ def _open(path: Path) -> cv2.VideoCapture:
     # FFmpeg where it is built in: OpenCV's other readers take "img_01.jpg" for a series of pictures
     has_ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getStreamBackends()
     # absolute, since FFmpeg takes the colon of a relative "a:b.mp4" for the end of a protocol
-    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY)
+    name = str(path.absolute())
+    if has_ffmpeg:
+        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        pixels = capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        # a process among several that decode (FrameCache.build) has one thread for OpenCV, too
+        if pixels > SMALL and cv2.getNumThreads() > 1:
+            capture.release()
+            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+    else:
+        capture = cv2.VideoCapture(name)
     if not capture.isOpened():
         raise VideoError(
             f"{path} has no video that can be read (not a video, sound only, or damaged): "
@@ -123,7 +136,7 @@ def iter_frames(path: Path | str) -> Iterator[tuple[float, np.ndarray]]:
 
 
 def _decoded(
-    path: Path, rgb: bool = True, due: Callable[[float], bool] = lambda seconds: True
+    path: Path, rgb: bool = True, due: Due = lambda index, seconds, fps: True
 ) -> Iterator[tuple[float, Any]]:
     """`iter_frames`, or the same in BGR: small frames are turned faster than large ones. A frame
     that is not `due` comes as None: making a picture of what was decoded is half of the work."""
@@ -141,7 +154,7 @@ def _decoded(
                 seconds = _next_time(seconds, stamp - first, header.fps)
             ok, frame = True, None
             try:
-                if due(seconds):
+                if due(count, seconds, header.fps):
                     ok, frame = capture.retrieve()
                     frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if ok and rgb else frame
             except (MemoryError, cv2.error) as error:  # the latter also where memory ends
@@ -189,11 +202,11 @@ def letterbox(frame: np.ndarray, size: int) -> np.ndarray:
 
 
 def _on_grid(
-    stream: Iterable[tuple[float, Any]], fps: float, start: float, interval: float
+    stream: Iterable[tuple[float, Any]], fps: float, start: float, interval: Callable[[], float]
 ) -> Iterator[tuple[float, Any]]:
     """Resample to the times start + k/fps; each takes the frame shown then, so files of one motion
     at 25 and at 30 frames per second agree. The last frame is shown for the mean interval between
-    frames (`interval` seconds if it is the only one)."""
+    frames (`interval()` seconds if it is the only one)."""
     if not fps > 0:
         raise ValueError(f"fps must be positive, not {fps}")
     k, count, last, held = 0, 0, 0.0, None
@@ -202,7 +215,8 @@ def _on_grid(
             yield start + k / fps, held
             k += 1
         count, last, held = count + 1, seconds, frame
-    end = last + (last / (count - 1) if count > 1 else interval)
+    if count:
+        end = last + (last / (count - 1) if count > 1 else interval())
     while count and start + k / fps + TICK < end:
         yield start + k / fps, held
         k += 1
@@ -214,16 +228,20 @@ def shown(count: int, fps: float, grid: float) -> np.ndarray:
     return np.floor(np.arange(count) * fps / grid + TICK * fps).astype(int)
 
 
-def _guess(start: float, fps: float) -> Callable[[float], bool]:
-    """Asked for one frame after the other: whether the grid shows it, if the next one comes as long
-    after it as it came after the one before."""
+def _guess(start: float, grid: float) -> Due:
+    """Asked for one frame after the other: whether the grid shows it, if the next one comes when
+    the file's rate says or, in a file that does not keep to that, as long after it as it came after
+    the one before."""
     last = -math.inf
 
-    def due(seconds: float) -> bool:
+    def due(index: int, seconds: float, fps: float) -> bool:
         nonlocal last
         interval, last = seconds - last, seconds
-        k = max(0, math.ceil((seconds - TICK - start) * fps))
-        return start + k / fps - TICK < seconds + interval
+        # to one side a time is off by half a millisecond where it was rounded, an interval by two
+        steady = abs(index / fps - seconds) < 0.55 * TICK
+        until = (index + 1) / fps + 0.9 * TICK if steady else seconds + interval + 2 * TICK
+        k = max(0, math.ceil((seconds - TICK - start) * grid))
+        return start + k / grid + TICK < until
 
     return due
 
@@ -236,9 +254,9 @@ def _stream(
         yield from _fitted(((t, f) for t, f in _decoded(path, size is None) if t + TICK >= start),
                            size)  # fmt: skip
         return
-    done, interval = 0, 1 / info(path).fps
-    for due in (_guess(start, fps), lambda seconds: True):
-        stream = _on_grid(_decoded(path, size is None, due), fps, start, interval)
+    done = 0
+    for due in (_guess(start, fps), lambda index, seconds, fps: True):
+        stream = _on_grid(_decoded(path, size is None, due), fps, start, lambda: 1 / info(path).fps)
         for i, (seconds, frame) in enumerate(_fitted(stream, size)):
             if frame is None:  # wrongly left out, where frames come unevenly: once more, with all
                 break
