@@ -1,31 +1,26 @@
 """Random views of a whole batch at once against torchvision's, clip by clip: seconds, and pixels.
 
-    python benchmarks/bench_augment.py
+    python benchmarks/bench_augment.py [--small]
 
 The same views of the same drawn clips by `augment.apply` and by torchvision's functions, fed the
 same drawn parameters; and torchvision's own random transforms, as one would write them, on float
 and on uint8 frames. A view's frames go through torchvision together, so that it is called once a
-clip, not once a frame. Rounds are interleaved; medians. The cores' time tells more than the wall's
-where other work goes on beside.
+clip, not once a frame.
 """
 
-import argparse
 import math
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import timing
 import torch
-import torchvision
 import torchvision.transforms.v2 as T
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
-from vidlib import augment, settings, studio, video
+from vidlib import augment, studio, video
 from vidlib.augment import RECIPES, Recipe, Views
 
 ROUNDS = 9
@@ -119,56 +114,54 @@ def with_linear_hue(views: Views) -> Views:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--clips", type=int, default=32)
-    parser.add_argument("--frames", type=int, default=4)
-    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 112])
-    args = parser.parse_args()
+    small = timing.arguments(__doc__).small
     torch.set_num_threads(2)
+    clips, frames, sizes = (4, 2, (64,)) if small else (32, 4, (64, 112))
     recipe, rng = RECIPES["paper"], torch.Generator().manual_seed(0)
-    print(f"{settings.machine(torch.device('cpu'))}, 2 threads, python "
-          f"{platform.python_version()}, torch {torch.__version__}, "
-          f"torchvision {torchvision.__version__}; views of {args.clips} clips x {args.frames} "
-          f"frames, the paper's recipe, median of {ROUNDS}")  # fmt: skip
-    for size in args.sizes:
-        raw = pictures(args.clips, args.frames, size)
-        x = raw / 255
-        views = augment.draw(len(x), recipe, rng)
-        whole = in_whole_pixels(views, size)
-        for what, v in {"": whole, ", hue turned linearly": with_linear_hue(whole),
-                        ", crops not in whole pixels": views}.items():  # fmt: skip
-            mean, worst = difference(x, v)
-            print(f"{size} px{what}: {mean:.2f} of 255 from torchvision's (worst clip {worst:.2f})")
-        own = {floats: transforms(recipe, size, floats) for floats in (True, False)}
+    apart, rows = [], []
+    with timing.section("Random views", ("torch", "torchvision"), small) as page:
+        for size in sizes:
+            raw = pictures(clips, frames, size)
+            x = raw / 255
+            views = augment.draw(len(x), recipe, rng)
+            whole = in_whole_pixels(views, size)
+            for what, v in {"the same parameters": whole,
+                            "hue turned linearly, as the other recipes do": with_linear_hue(whole),
+                            "crops not in whole pixels": views}.items():  # fmt: skip
+                apart.append([f"{size} px", what, *(f"{d:.2f}" for d in difference(x, v))])
+            floats, bytes_ = (transforms(recipe, size, as_float) for as_float in (True, False))
 
-        def batch(x: Tensor = x) -> Tensor:
-            return augment.apply(x, augment.draw(len(x), recipe, rng))
+            def batch(x: Tensor = x) -> Tensor:
+                return augment.apply(x, augment.draw(len(x), recipe, rng))
 
-        def same(x: Tensor = x, size: int = size) -> Tensor:
-            told = numbers(augment.draw(len(x), recipe, rng), size)
-            return torch.stack([by_torchvision(c, v) for c, v in zip(x, told, strict=True)])
+            def same(x: Tensor = x, size: int = size) -> Tensor:
+                told = numbers(augment.draw(len(x), recipe, rng), size)
+                return torch.stack([by_torchvision(c, v) for c, v in zip(x, told, strict=True)])
 
-        ways: dict[str, Callable[[], Tensor]] = {
-            "the whole batch at once": batch,
-            "torchvision's functions by clip": same,
-            "its transforms by clip, float": lambda x=x, f=own[True]: torch.stack([*map(f, x)]),
-            "its transforms by clip, uint8": lambda x=raw, f=own[False]: torch.stack([*map(f, x)]),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        of_cpu: dict[str, list[float]] = {name: [] for name in ways}
-        for i in range(ROUNDS + 2):  # the first two warm up
-            for name, make in ways.items():
-                began, busy = time.perf_counter(), time.process_time()
-                make()
-                if i > 1:
-                    seconds[name].append(time.perf_counter() - began)
-                    of_cpu[name].append(time.process_time() - busy)
-        first = statistics.median(seconds["the whole batch at once"])
-        for name, values in seconds.items():
-            median = statistics.median(values)
-            print(f"{size} px, {name}: {1000 * median:.0f} ms ({1000 * min(values):.0f} to "
-                  f"{1000 * max(values):.0f}), {median / first:.1f} x; of both cores' time "
-                  f"{1000 * statistics.median(of_cpu[name]):.0f} ms")  # fmt: skip
+            took = timing.in_turn(
+                {
+                    "ours, the whole batch at once": batch,
+                    "torchvision's functions by clip": same,
+                    "its transforms by clip, float": lambda x=x, f=floats: torch.stack(
+                        [*map(f, x)]
+                    ),
+                    "its transforms by clip, uint8": lambda x=raw, f=bytes_: torch.stack(
+                        [*map(f, x)]
+                    ),
+                },
+                1 if small else ROUNDS,
+                warm=2,
+            )
+            first = next(iter(took.values()))
+            rows += [[f"{size} px", name, timing.brief(seconds), timing.ratio(seconds, first)]
+                     for name, seconds in took.items()]  # fmt: skip
+        page.say(f"Views of {clips} clips x {frames} frames by the paper's recipe, 2 threads:")
+        page.say()
+        page.table(("pictures", "way", "a batch", "ours against it (range)"), rows)
+        page.say("How far ours are from torchvision's pictures, fed the same drawn parameters, in "
+                 "grey levels of 255:")  # fmt: skip
+        page.say()
+        page.table(("pictures", "views", "mean", "the clip that differs most"), apart)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How time and memory grow with the work: clips, people, processes, frames of a clip, a long film.
 
-    python benchmarks/bench_growth.py [--small] [--only clips frames film]
+    python benchmarks/bench_growth.py [--small] [--only clips people frames film]
 
 Every figure is of a process of its own: its seconds, and the most memory that it held above what it
 held before the work. `growth.json` keeps them, `growth.png` draws them. The exponent is that of the
@@ -27,6 +27,7 @@ from vidlib import studio, video
 KEPT = Path(__file__).with_name("growth.json")
 PLOT = KEPT.with_suffix(".png")
 GRID = 12.0
+CLIPS = 10_000  # of so many people
 Point = tuple[int, float, float]  # how much work, seconds, bytes
 
 STAGES = {  # what is done with n clips, in the order in which a learner comes to it
@@ -37,6 +38,11 @@ STAGES = {  # what is done with n clips, in the order in which a learner comes t
     "linear probe": "a linear probe on features of 256 numbers",
     "kNN": "kNN on these, each clip against all",
     "interval": "the bootstrap interval by person",
+}
+PEOPLE = {
+    "split": "split them by person",
+    "folds": "leave one person out, ten of the folds",
+    "people's interval": "the bootstrap interval by person",
 }
 
 
@@ -66,6 +72,16 @@ def work(kind: str, source: str, count: int) -> Callable[[], Any]:
     """What is measured: everything that it needs is ready when it is called."""
     from vidlib import catalog, probes, sampling
 
+    if kind in PEOPLE:
+        people = [f"{i % count}" for i in range(CLIPS)]
+        some = [catalog.Clip(Path(f"{i}.webm"), studio.ACTIONS[i // count % 8], person)
+                for i, person in enumerate(people)]  # fmt: skip
+        right = np.arange(CLIPS) % 10 > 0
+        return {
+            "split": lambda: catalog.split_train_val(some),
+            "folds": lambda: list(itertools.islice(catalog.leave_one_person_out(some), 10)),
+            "people's interval": lambda: probes.bootstrap_by_person(right, people),
+        }[kind]
     small = {"size": 16, "fps": GRID}
     if kind in ("file", "frames"):
         from vidlib.predict import Predictor
@@ -136,7 +152,9 @@ def table(page: timing.Section, what: str, curves: dict[str, list[Point]]) -> No
     rows = []
     for name, curve in curves.items():
         at = {n: f"{timing.brief([s])} ({held / 2**20:,.0f} MiB)" for n, s, held in curve}
-        rows.append([STAGES.get(name, name), *(at.get(n, "") for n in sizes), exponent(curve)])
+        rows.append(
+            [(STAGES | PEOPLE).get(name, name), *(at.get(n, "") for n in sizes), exponent(curve)]
+        )
     page.table((what, *(f"{n:,}" for n in sizes), "exponent"), rows)
 
 
@@ -153,6 +171,15 @@ def of_clips(page: timing.Section, folder: Path, small: bool) -> dict[str, list[
              f"{os.cpu_count()} cores; each process takes seconds to start):")  # fmt: skip
     page.say()
     page.table([*workers], [[timing.brief([seconds]) for _, seconds, _ in workers.values()]])
+    return curves
+
+
+def of_people(page: timing.Section, folder: Path, small: bool) -> dict[str, list[Point]]:
+    sizes = (10, 100) if small else (10, 100, 1000, 10_000)
+    curves = {kind: points(kind, ((n, "-") for n in sizes)) for kind in PEOPLE}
+    page.say(f"Time, and memory in brackets, with the people of {CLIPS:,} clips:")
+    page.say()
+    table(page, "people", curves)
     return curves
 
 
@@ -184,7 +211,7 @@ def of_film(page: timing.Section, folder: Path, small: bool) -> dict[str, list[P
     return {"predict a film": curve}
 
 
-PARTS = {"clips": of_clips, "frames": of_frames, "film": of_film}
+PARTS = {"clips": of_clips, "people": of_people, "frames": of_frames, "film": of_film}
 
 
 def draw(kept: dict[str, dict[str, list[Point]]], path: Path) -> None:
@@ -194,9 +221,10 @@ def draw(kept: dict[str, dict[str, list[Point]]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), sharex="col", layout="constrained")
+    figure, axes = plt.subplots(2, 3, figsize=(12.5, 6.4), sharex="col", layout="constrained")
     sides = {
         "clips": kept.get("clips", {}),
+        f"people, {CLIPS:,} clips in all": kept.get("people", {}),
         "frames of a clip, on the grid": kept.get("frames", {}) | kept.get("film", {}),
     }
     for column, (what, curves) in enumerate(sides.items()):

@@ -151,7 +151,7 @@ def test_what_grows_is_made_and_measured(tmp_path: Path) -> None:
     clips = catalog.find_clips(root, "all")
     assert len({sampling.file_key(c.path) for c in clips}) == 24
     assert len({c.person for c in clips}) == 3
-    for kind in bench_growth.STAGES:
+    for kind in (*bench_growth.STAGES, *bench_growth.PEOPLE):
         bench_growth.work(kind, str(root), 24)()
     assert len(list(Path(f"{root}-cache").iterdir())) == 24
     film = bench_growth.make_film(tmp_path / "film.webm", 40, 2.0, 48)

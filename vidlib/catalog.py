@@ -330,11 +330,14 @@ def _choose(clips: list[Clip], groups: list[int], seed: int, fraction: float) ->
     for group, clip in zip(groups, clips, strict=True):
         if clip.action is not None or not known:  # without any label all are one class
             holds[group][clip.action or ""] += 1
-    left = sum(holds.values(), Counter())  # what is still in train
+    left: Counter[str] = Counter()  # what is still in train
+    for mine in holds.values():
+        left.update(mine)
     half = left.total() / 2
     want = {action: max(1, round(fraction * n)) for action, n in left.items()}
     need = Counter(want)
-    order = [list(holds)[i] for i in np.random.default_rng(seed).permutation(len(holds))]
+    units = list(holds)
+    order = [units[i] for i in np.random.default_rng(seed).permutation(len(units))]
     chosen: set[int] = set()
     # first what fills more of the need than it overshoots; then, up to half of all clips, what
     # brings in an action that val lacks altogether
