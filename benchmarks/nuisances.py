@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vidlib import catalog, checkpoints, evaluation, motion, probes, video
+from vidlib import catalog, evaluation, motion, probes, settings, video
 from vidlib.predict import Predictor
 
 RESULT = Path(__file__).with_name("nuisances.json")
@@ -135,7 +135,7 @@ def main() -> None:
         print(f"{name:28}{row['accuracy']:7.1%}{row['camera not held']:9.1%}", flush=True)
     encoder = predictor.encoder_meta["id"]
     text = json.dumps({"encoder": encoder, "clips": len(clips), "rows": rows}, indent=1) + "\n"
-    checkpoints.write(RESULT, lambda file: file.write(text.encode()))
+    settings.write(RESULT, lambda file: file.write(text.encode()))
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def keep(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a results file, whole or not at all."""
     text = "".join(f"{json.dumps(row)}\n" for row in rows)
-    checkpoints.write(path, lambda file: file.write(text.encode()))
+    settings.write(path, lambda file: file.write(text.encode()))
 
 
 def pair_clips(asked: list[Clip], takes: int) -> list[Clip]:

@@ -286,11 +286,11 @@ def run_embed(args: argparse.Namespace) -> None:
         "pooled": pooled, "path": [str(c.path) for c in clips],
         "action": [c.action or "" for c in clips], "person": [c.person or "" for c in clips],
     }  # fmt: skip
-    checkpoints.write(args.out, lambda file: np.savez_compressed(file, **columns))
+    settings.write(args.out, lambda file: np.savez_compressed(file, **columns))
     labels = [c.action or "unlabelled" for c in clips]
     figure, alt = figures.embedding(probes.tsne(pooled), labels, "t-SNE of the clips' features")
     picture = args.out.with_suffix(".png")
-    checkpoints.write(picture, lambda file: file.write(figures.to_png(figure)))
+    settings.write(picture, lambda file: file.write(figures.to_png(figure)))
     print(f"saved {args.out} {pooled.shape} and {picture}: {alt}")
 
 

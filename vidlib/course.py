@@ -63,7 +63,7 @@ class Stages:
         result = self.kept[key] if reused else work()
         if key and not reused:
             self.kept[key] = result
-            checkpoints.write(self.file, lambda file: file.write(json.dumps(self.kept).encode()))
+            settings.write(self.file, lambda file: file.write(json.dumps(self.kept).encode()))
         minutes = (time.perf_counter() - began) / 60
         self.minutes += minutes
         print(f"   {minutes:.1f} min" + " (reused)" * reused, flush=True)
@@ -102,7 +102,7 @@ def main() -> None:
         labels = [str(c.action) for c in asked]
         figure, alt = figures.embedding(probes.tsne(x), labels, "t-SNE of unseen people's clips")
         picture = figures.to_png(figure)
-        checkpoints.write(results / "tsne.png", lambda file: file.write(picture))
+        settings.write(results / "tsne.png", lambda file: file.write(picture))
         return {"alt": alt}
 
     stages.run("4 look at the features (t-SNE)", look, checkpoints.key("look", meta["id"], data))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import checkpoints, distributed, encoders, sampling, settings
+from . import distributed, encoders, sampling, settings
 from .catalog import Clip
 
 
@@ -85,7 +85,7 @@ def _features(
         if features is None:
             features = encode(encoder, cache.frames(clip.path), sample["background"], device)
             if file:
-                checkpoints.write(file, partial(_keep, features=features))
+                settings.write(file, partial(_keep, features=features))
         yield np.asarray(features)
     encoder.train(was_training)
 

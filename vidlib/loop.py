@@ -73,7 +73,7 @@ def run(
     history: list[Record] = []
     if out:
         # can it be written at the end?
-        distributed.from_first(lambda: checkpoints.write(out, lambda file: None, keep=False))
+        distributed.from_first(lambda: settings.write(out, lambda file: None, keep=False))
 
     def unfinished() -> Any:
         if part and checkpoints.stored_key(part) == run_key:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoints
+from . import checkpoints, settings
 from .settings import UserError
 
 State = dict[str, Tensor]
@@ -289,5 +289,5 @@ def write(model: nn.Module, folder: Path) -> None:
     about = json.dumps(describe(model.config, kind), indent=1)
     state = {n: v.detach().cpu().contiguous() for n, v in model.state_dict().items()}
     data = save(to_transformers(state), {"format": "pt"})
-    checkpoints.write(folder / "model.safetensors", lambda file: file.write(data))
-    checkpoints.write(folder / "config.json", lambda file: file.write(about.encode()))
+    settings.write(folder / "model.safetensors", lambda file: file.write(data))
+    settings.write(folder / "config.json", lambda file: file.write(about.encode()))

@@ -395,7 +395,8 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> N
                     raise VideoError(
                         f"{path} cannot be written (no right or no space to write there, or this "
                         "OpenCV has no VP8 encoder): check the folder, then: pip install "
-                        "opencv-python"
+                        "opencv-python; import vidlib before decord, whose FFmpeg OpenCV would "
+                        "find instead of its own"
                     )
             if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape != shape:
                 raise VideoError(
