@@ -1,6 +1,12 @@
 """Human action recognition in video, from pixels to predictions: the module under the course."""
 
+import os
 from typing import Any
+
+# Read by OpenCV when it loads, by FFmpeg when it first opens a file: what they would print about a
+# damaged file is said by our own errors and warnings. Whoever has set them keeps what they set.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 __version__ = "0.1.0"
 __all__ = ["PredictionPanel", "Predictor"]

@@ -18,15 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Read by OpenCV when it loads, by FFmpeg when it first opens a file: what they would print about a
-# damaged file is said by our own errors and warnings. Whoever has set them keeps what they set.
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+import cv2
+import numpy as np
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-
-from vidlib.settings import UserError  # noqa: E402
+from vidlib.settings import UserError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 MAX_BYTES = 2 * 1024**3  # the most that read_frames holds; more is a film where a window was meant
