@@ -13,7 +13,9 @@ import sys
 import threading
 import uuid
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -251,8 +253,10 @@ def _stream(
         return
     done = 0
     for due in (_guess(start, fps), lambda index, seconds, fps: True):
-        stream = _on_grid(_decoded(path, size is None, due), fps, start, lambda: 1 / info(path).fps)
-        for i, (seconds, frame) in enumerate(_fitted(stream, size)):
+        stream = _fitted(_decoded(path, size is None, due), size)
+        for i, (seconds, frame) in enumerate(
+            _on_grid(stream, fps, start, lambda: 1 / info(path).fps)
+        ):
             if frame is None:  # wrongly left out, where frames come unevenly: once more, with all
                 break
             if i == done:
@@ -264,18 +268,38 @@ def _stream(
 
 def _fitted(stream: Iterable[tuple[float, Any]], size: int | None) -> Iterator[tuple[float, Any]]:
     """Frames as they come (BGR where there is a size), in RGB and of one size; None stays."""
-    source, fitted, shape = None, None, None
+    if size is not None:
+
+        def fit(frame: np.ndarray) -> np.ndarray:
+            return cv2.cvtColor(letterbox(frame, size), cv2.COLOR_BGR2RGB)
+
+        if cv2.getNumThreads() > 1:
+            yield from _behind(stream, fit)
+        else:
+            yield from ((t, None if frame is None else fit(frame)) for t, frame in stream)
+        return
+    shape = None
     for seconds, frame in stream:
-        if frame is None:
-            fitted = None
-        elif frame is not source:  # a frame shown at several grid points is resized once
-            fitted, shape = frame, shape or frame.shape
-            if size is not None:
-                fitted = cv2.cvtColor(letterbox(frame, size), cv2.COLOR_BGR2RGB)
-            elif frame.shape != shape:  # some streams change size midway
-                fitted = cv2.resize(frame, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
-        source = frame
-        yield seconds, fitted
+        if frame is not None:
+            shape = shape or frame.shape
+            if frame.shape != shape:  # some streams change size midway
+                frame = cv2.resize(frame, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+        yield seconds, frame
+
+
+def _behind(
+    stream: Iterable[tuple[float, Any]], fit: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[tuple[float, Any]]:
+    """What `fit` makes of the frames, in a thread of its own, while the next three are decoded."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[tuple[float, Any]] = deque()
+        for seconds, frame in stream:
+            waiting.append((seconds, None if frame is None else pool.submit(fit, frame)))
+            if len(waiting) > 3:
+                seconds, later = waiting.popleft()
+                yield seconds, later and later.result()
+        for seconds, later in waiting:
+            yield seconds, later and later.result()
 
 
 def read_frames(
