@@ -168,7 +168,7 @@ def of_clips(page: timing.Section, folder: Path, small: bool) -> dict[str, list[
     count, root = roots[-2]
     workers = {f"processes {n}": points(f"processes {n}", [(count, root)])[0] for n in (1, 2, 4)}
     page.say(f"The frame cache of {count:,} clips in several processes, from an empty one ("
-             f"{os.cpu_count()} cores; each process takes seconds to start):")  # fmt: skip
+             f"{os.cpu_count()} cores):")  # fmt: skip
     page.say()
     page.table([*workers], [[timing.brief([seconds]) for _, seconds, _ in workers.values()]])
     return curves

@@ -61,7 +61,7 @@ def bootstrap_by_person(
     _, who = np.unique(people, return_inverse=True)
     clips, right = np.bincount(who), np.bincount(who, correct)
     rng = np.random.default_rng(seed)
-    drawn = [rng.integers(len(clips), size=len(clips)) for _ in range(draws)]
+    drawn = (rng.integers(len(clips), size=len(clips)) for _ in range(draws))
     means = [right[some].sum() / clips[some].sum() for some in drawn]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
