@@ -95,7 +95,7 @@ def test_the_set_up_cell_fetches_what_is_missing(
 
 
 @pytest.mark.parametrize(
-    ("profile", "says"), [("quick", "mean little"), ("standard", "4 min"), ("full", "GPU")]
+    ("profile", "says"), [("quick", "mean little"), ("standard", "3 min"), ("full", "GPU")]
 )
 def test_where_it_runs_is_told(
     profile: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
