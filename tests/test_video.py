@@ -195,6 +195,25 @@ def test_usual_rates_are_read_once_and_little_is_made_in_vain(rate, grid, digits
     assert vain < 0.1  # NTSC rates drift past the grid
 
 
+@pytest.mark.parametrize("sides", [(48, 64), (320, 420)])  # under and over video.SMALL
+@pytest.mark.parametrize("size", [32, None])
+def test_threads_change_no_pixel(sides, size, tmp_path):
+    """One thread is what each of several processes that decode has."""
+    rng, path = np.random.default_rng(0), tmp_path / "film.webm"
+    wall = cv2.resize(rng.integers(0, 256, (9, 9, 3), np.uint8), sides[::-1])
+    video.write_video(path, (np.roll(wall, 3 * k, 1) for k in range(40)), 25)
+    assert (sides[0] * sides[1] > video.SMALL) == (sides == (320, 420))
+    threads, read = cv2.getNumThreads(), []
+    try:
+        for count in (1, 4):
+            cv2.setNumThreads(count)
+            read.append(video.read_frames(path, fps=12, size=size))
+    finally:
+        cv2.setNumThreads(threads)
+    (alone, times), (many, same) = read
+    assert len(alone) == 20 and (alone == many).all() and (times == same).all()
+
+
 @given(
     st.lists(st.one_of(st.floats(), st.floats(0, 5)), min_size=1, max_size=20), st.floats(0.1, 240)
 )
