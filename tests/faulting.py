@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -265,12 +265,9 @@ def attempt(
     return end(process, pipe)
 
 
-@contextlib.contextmanager
-def forkserver() -> Iterator[None]:
-    """Begin the process that all others are forked from: one thread, everything imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["faulting"])
-    yield
+def prepare() -> None:
+    """Let the process that all others are forked from import everything; it has one thread."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["faulting"])
 
 
 # -- what is left --

@@ -97,7 +97,8 @@ def whole_bench(folder: Path, small_video: Path) -> Iterator[Bench]:
     longer = small_video.read_bytes() + bytes(20_000)  # than its archive: it is cut in unpacking
     for name, content in test_datasets.weizmann_files(longer).items():
         (archives / name).write_bytes(content)
-    with pytest.MonkeyPatch.context() as patch, faulting.forkserver():
+    faulting.prepare()
+    with pytest.MonkeyPatch.context() as patch:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             patch.setenv(name, "1")
         here = os.pathsep.join([str(settings.REPO), str(settings.REPO / "tests")])
@@ -161,6 +162,19 @@ def some(count: int, stage: str, most: int = 10**6) -> list[int]:
     return sorted(rng.choice(count, rounds(min(count, most)), replace=False).tolist())
 
 
+def trials(
+    troubles: list[dict[str, int]], stage: str, bench: Bench, homes: Callable[[], Path]
+) -> Iterator[tuple[dict[str, int], Path, Told | None]]:
+    """Let each trouble come in a new data folder, hand out what became of it, and run again."""
+    for trouble in troubles:
+        home = homes()
+        told = attempt(stage, home, bench.inputs, **trouble)
+        check_whole(home, bench.right(stage), trouble)
+        yield trouble, home, told
+        check_rerun(stage, home, bench)
+        shutil.rmtree(home)
+
+
 # -- kill -9 --
 
 
@@ -171,22 +185,12 @@ def test_after_kill_9_the_same_command_ends_as_if_nothing_had_been(
 ) -> None:
     right = bench.right(stage)
     rng = np.random.default_rng(zlib.crc32(stage.encode()))
-    # before each of its steps
+    # before each of its steps; within a write, however much of it is on the disk then
     steps = some(right.steps, stage)
-    for step in steps:
-        home = homes()
-        assert attempt(stage, home, bench.inputs, die=step) is None
-        check_whole(home, right, step)
-        check_rerun(stage, home, bench)
-        shutil.rmtree(home)
-    # within a write, however much of it is on the disk then
-    for _ in range(rounds(10)):
-        home = homes()
-        most = int(rng.integers(right.longest))
-        assert attempt(stage, home, bench.inputs, cut=most) is None
-        check_whole(home, right, most)
-        check_rerun(stage, home, bench)
-        shutil.rmtree(home)
+    troubles = [{"die": step} for step in steps]
+    troubles += [{"cut": int(rng.integers(right.longest))} for _ in range(rounds(10))]
+    for trouble, _, told in trials(troubles, stage, bench, homes):
+        assert told is None, (trouble, told)
     # at random moments, again and again until it happens to end
     kills, home = 0, homes()
     while kills < rounds(KILLS):
@@ -227,10 +231,7 @@ def test_a_full_disk_is_one_line_and_nothing_half_written_stays(
     troubles = [{"full": step} for step in some(right.steps, stage, 20)]
     troubles += [{"limit": int(rng.integers(right.longest))} for _ in range(rounds(10))]
     refused = 0
-    for trouble in troubles:
-        home = homes()
-        told = attempt(stage, home, bench.inputs, **trouble)
-        check_whole(home, right, trouble)
+    for trouble, home, told in trials(troubles, stage, bench, homes):
         if told and told.code == 0:  # the last steps only tidy up
             assert kept(home) == right.files, trouble
         else:
@@ -238,8 +239,6 @@ def test_a_full_disk_is_one_line_and_nothing_half_written_stays(
             refused += 1
         hidden = [p for p in home.rglob(".*") if p.is_file()] if stage != "download" else []
         assert not hidden, (trouble, hidden)
-        check_rerun(stage, home, bench)
-        shutil.rmtree(home)
     assert refused > len(troubles) / 2
 
 
@@ -279,15 +278,10 @@ def test_a_disk_that_is_really_full(stage: str, bench: Bench, homes: Callable[[]
 def test_a_data_folder_that_vanishes_is_one_line_or_is_made_again(
     stage: str, bench: Bench, homes: Callable[[], Path]
 ) -> None:
-    right = bench.right(stage)
-    for step in some(right.steps, stage, 20):
-        home = homes()
-        told = attempt(stage, home, bench.inputs, remove=step)
+    troubles = [{"remove": step} for step in some(bench.right(stage).steps, stage, 20)]
+    for _, home, told in trials(troubles, stage, bench, homes):
         if told is None or told.code:
             check_refused(told, home)
-        check_whole(home, right, step)
-        check_rerun(stage, home, bench)
-        shutil.rmtree(home)
 
 
 @pytest.mark.soak
