@@ -521,8 +521,8 @@ def test_a_rate_that_no_film_has_is_not_believed(small_video, monkeypatch, rate)
     open_ = video._open
 
     class Wrong:
-        def __init__(self, path):
-            self.capture = open_(path)
+        def __init__(self, path, **how):
+            self.capture = open_(path, **how)
 
         def __getattr__(self, name):
             return getattr(self.capture, name)

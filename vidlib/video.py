@@ -57,8 +57,9 @@ def _convert_hint(path: Path) -> str:
     return f'convert it, for example: ffmpeg -i "{path.name}" -c:v libvpx -an converted.webm'
 
 
-def _open(path: Path) -> cv2.VideoCapture:
-    """Open for forward reading; VideoError when the path is not a readable video."""
+def _open(path: Path, threads: bool = False) -> cv2.VideoCapture:
+    """Open for forward reading, with `threads` where they pay; VideoError when the path is not a
+    readable video."""
     try:
         if path.is_dir():
             raise VideoError(f"{path} is a folder, not a video: name a file in it")
@@ -77,7 +78,7 @@ def _open(path: Path) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         pixels = capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
         # a process among several that decode (FrameCache.build) has one thread for OpenCV, too
-        if pixels > SMALL and cv2.getNumThreads() > 1:
+        if threads and pixels > SMALL and cv2.getNumThreads() > 1:
             capture.release()
             capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
     else:
@@ -132,12 +133,14 @@ def iter_frames(path: Path | str) -> Iterator[tuple[float, np.ndarray]]:
     return _decoded(Path(path))
 
 
-def _decoded(
-    path: Path, rgb: bool = True, due: Due = lambda index, seconds, fps: True
-) -> Iterator[tuple[float, Any]]:
+def _always(index: int, seconds: float, fps: float) -> bool:
+    return True
+
+
+def _decoded(path: Path, rgb: bool = True, due: Due = _always) -> Iterator[tuple[float, Any]]:
     """`iter_frames`, or the same in BGR: small frames are turned faster than large ones. A frame
     that is not `due` comes as None: making a picture of what was decoded is half of the work."""
-    capture = _open(path)
+    capture = _open(path, threads=True)
     try:
         header = _info(path, capture)
         count, first, seconds = 0, 0.0, 0.0
@@ -212,9 +215,10 @@ def _on_grid(
             yield start + k / fps, held
             k += 1
         count, last, held = count + 1, seconds, frame
-    if count:
-        end = last + (last / (count - 1) if count > 1 else interval())
-    while count and start + k / fps + TICK < end:
+    if not count:
+        return
+    end = last + (last / (count - 1) if count > 1 else interval())
+    while start + k / fps + TICK < end:
         yield start + k / fps, held
         k += 1
 
@@ -252,7 +256,7 @@ def _stream(
                            size)  # fmt: skip
         return
     done = 0
-    for due in (_guess(start, fps), lambda index, seconds, fps: True):
+    for due in (_guess(start, fps), _always):
         stream = _fitted(_decoded(path, size is None, due), size)
         for i, (seconds, frame) in enumerate(
             _on_grid(stream, fps, start, lambda: 1 / info(path).fps)
