@@ -255,7 +255,7 @@ def main() -> None:
         ):  # fmt: skip
             os.environ["VIDLIB_DATA"] = folder  # the shipped weights answer
             kept[part] = PARTS[part](page, Path(folder), asked.small)
-            page.say(f"![growth]({PLOT.name})" if part == asked.only[0] else "")
+            page.say(f"![growth]({PLOT.name})" if part == "clips" else "")
     if asked.small:
         with tempfile.TemporaryDirectory() as folder:
             draw(kept, Path(folder) / PLOT.name)
